@@ -47,7 +47,9 @@ class Selector:
         if not _SELECTOR_TYPE.fullmatch(self.type):
             raise InvalidInput(f"selector type {self.type!r} is not lower-case letters, digits, - and _")
         if not self.value or len(self.value) > _MAX_SELECTOR_VALUE or not self.value.isprintable():
-            raise InvalidInput(f"selector value {self.value[:80]!r} of type {self.type!r} is empty, too long or not printable")
+            raise InvalidInput(
+                f"selector value {self.value[:80]!r} of type {self.type!r} is empty, too long or not printable"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -87,7 +89,9 @@ class Entry:
         if not self.selectors:
             raise InvalidInput(f"entry for {self.spiffe_id} has no selectors: it would match everybody")
         if self.ttl is not None and self.ttl < MIN_LEAF_TTL:
-            raise InvalidInput(f"ttl {self.ttl.total_seconds():g}s is below the minimum of {MIN_LEAF_TTL.total_seconds():g}s")
+            raise InvalidInput(
+                f"ttl {self.ttl.total_seconds():g}s is below the minimum of {MIN_LEAF_TTL.total_seconds():g}s"
+            )
         if len(self.hint.encode()) > MAX_HINT_BYTES:
             raise InvalidInput(f"hint has {len(self.hint.encode())} bytes, the limit is {MAX_HINT_BYTES} (WA-73)")
         if self.spiffe_id.trust_domain in self.federates_with:
@@ -123,7 +127,8 @@ class Slot:
     `id` is the subject key identifier in hex and also the key's id at the key manager. `issuer_id` is the root's id (its own for a root).
     `automatic` slots go from prepared to active by themselves once every holder has the bundle; others wait for `authority activate`.
     `replace_leaves` asks for the leaves below to be replaced now rather than at their renewal; always so when tainted.
-    `rotate_root_after` marks a tainted intermediate whose key is no longer trusted: the root above it goes too, since verifiers know only roots.
+    `rotate_root_after` marks a tainted intermediate whose key is no longer trusted: the root above it goes too, since
+    verifiers know only roots.
     """
 
     id: str
@@ -196,14 +201,15 @@ class Leaf:
 class View:
     """What an agent may know of the CA, all of it at one revision: level-triggered, so that a missed event can not go unnoticed.
 
-    `bundles` has the own trust domain and every federated one. `replace` are ids of authorities (of either kind) whose leaves must be replaced
-    now. `active` is the id of the intermediate that signs now ("" while there is none). `cut_off` are ids of entries deleted `--now`.
+    `bundles` has the own trust domain and every federated one. `replace` are ids of authorities (of either kind) whose
+    leaves must be replaced now. `active` is the id of the intermediate that signs now ("" while there is
+    none). `cut_off` are ids of entries deleted `--now`.
     """
 
     trust_domain: TrustDomain
     revision: int
     entries: tuple[Entry, ...] = ()
-    bundles: BundleSet = BundleSet()
+    bundles: BundleSet = field(default_factory=BundleSet)
     active: str = ""
     replace: frozenset[str] = frozenset()
     cut_off: frozenset[str] = frozenset()
@@ -230,8 +236,8 @@ class Issued:
 class HolderReport:
     """What an agent knows of one holder.
 
-    `bundle` is the digest that the process provably holds ("" unknown). `replaced` are serials that it no longer uses, since a newer leaf of
-    the same entry is in its hands (or they never left us). `gone` means that the process has ended.
+    `bundle` is the digest that the process provably holds ("" unknown). `replaced` are serials that it no longer uses, since
+    a newer leaf of the same entry is in its hands (or they never left us). `gone` means that the process has ended.
     """
 
     holder: str

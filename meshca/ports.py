@@ -68,7 +68,7 @@ class EntryStore(Protocol):
         ...
 
     async def create(self, entry: Entry) -> None:
-        """Add an entry. Raises AlreadyExists (with the existing id) when one has the same id, or the same SPIFFE ID and selectors."""
+        """Add an entry. Raises AlreadyExists (with the existing id) when one has the same id, or SPIFFE ID and selectors."""
         ...
 
     async def update(self, entry: Entry) -> None:
@@ -80,7 +80,7 @@ class EntryStore(Protocol):
         ...
 
     async def apply(self, put: Sequence[Entry], delete: Sequence[str]) -> None:
-        """Delete, then put (create or replace by id), all in one transaction. Raises as the single calls do, and then nothing has changed."""
+        """Delete, then put (create or replace by id), in one transaction. Raises as the single calls do; then nothing changed."""
         ...
 
 
@@ -149,7 +149,10 @@ class Authority(Protocol):
         ...
 
     async def issue(self, batch: Sequence[IssueRequest]) -> tuple[Issued | Exception, ...]:
-        """Sign leaves: one outcome for each request, in order, an IssuanceRefused or NotFound in place of a leaf. Raises StoreUnavailable."""
+        """Sign leaves: one outcome for each request, in order, an IssuanceRefused or NotFound in place of a leaf.
+
+        Raises StoreUnavailable, and then nothing was signed.
+        """
         ...
 
     def report(self, reports: Sequence[HolderReport]) -> None:

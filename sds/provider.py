@@ -4,7 +4,7 @@ The servicers subscribe for a caller, render each new `Grants` into their protoc
 """
 
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from sds.caller import Caller
@@ -34,7 +34,7 @@ class Grants:
 
     trust_domain: TrustDomain
     identities: tuple[Identity, ...] = ()
-    bundles: BundleSet = BundleSet()
+    bundles: BundleSet = field(default_factory=BundleSet)
     denied: str = ""
     pending: bool = False
     cut_off: bool = False

@@ -1,0 +1,1 @@
+"""One file for each implementation of a port; only `wiring` picks among them."""

@@ -1,0 +1,1 @@
+"""The node agent: who calls, what they may have, kept fresh."""

@@ -1,0 +1,1 @@
+"""The CA server: what it keeps, what administrators may ask, what it does by the clock."""

@@ -1,0 +1,1 @@
+"""The xDS protocol engine, for any resource type."""

@@ -1,0 +1,180 @@
+"""Registration entries and federated bundles: what may be said, kept in the store and mirrored in memory.
+
+Rules:
+- The store is written first, memory after: a failed write changes nothing.
+- Whatever an entry names must make sense here: our trust domain, no reserved path, lifetimes the authorities can carry, known bundles.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from meshca.errors import InvalidInput, NotFound, Refused
+from meshca.model import Entry
+from meshca.ports import BundleStore, EntryStore
+from spiffe.bundle import Bundle, BundleSet
+from spiffe.id import TrustDomain
+
+RESERVED_PATH = "/meshca"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What `apply` did, or would do."""
+
+    created: tuple[Entry, ...] = ()
+    updated: tuple[Entry, ...] = ()
+    deleted: tuple[Entry, ...] = ()
+    unchanged: tuple[Entry, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Registry:
+    """The entries and federated bundles of one trust domain. `on_change` is called after each change, with nothing."""
+
+    trust_domain: TrustDomain
+    entry_store: EntryStore
+    bundle_store: BundleStore
+    longest_ttl: timedelta
+    on_change: Callable[[], None]
+    entries: tuple[Entry, ...] = field(default=(), init=False)
+    bundles: BundleSet = field(default_factory=BundleSet, init=False)
+    cut_off: frozenset[str] = field(default=frozenset(), init=False)
+
+    async def load(self) -> None:
+        """Read all of it from the store."""
+        self.entries = await self.entry_store.entries()
+        self.bundles = BundleSet(await self.bundle_store.bundles())
+        self.on_change()
+
+    def get(self, entry_id: str) -> Entry:
+        """The entry of that id. Raises NotFound."""
+        for entry in self.entries:
+            if entry.id == entry_id:
+                return entry
+        raise NotFound(f"there is no entry {entry_id!r}; `meshca entry list` shows those there are")
+
+    async def create(self, entry: Entry) -> Entry:
+        """Add an entry. Raises InvalidInput, AlreadyExists."""
+        self._check(entry)
+        await self.entry_store.create(entry)
+        await self.load()
+        return entry
+
+    async def update(self, entry: Entry) -> Entry:
+        """Replace the entry of that id. Raises InvalidInput, NotFound, AlreadyExists."""
+        self.get(entry.id)
+        self._check(entry)
+        await self.entry_store.update(entry)
+        await self.load()
+        return entry
+
+    async def delete(self, entry_id: str, *, now: bool) -> Entry:
+        """Remove an entry; with `now`, its callers are also told to trust nobody. Raises NotFound."""
+        entry = self.get(entry_id)
+        await self.entry_store.delete(entry_id)
+        if now:
+            self.cut_off |= {entry_id}
+        await self.load()
+        return entry
+
+    async def expire(self, now: datetime) -> tuple[Entry, ...]:
+        """Remove the entries whose time is over, and return them."""
+        over = tuple(entry for entry in self.entries if not entry.is_live(now))
+        if over:
+            await self.entry_store.apply((), [entry.id for entry in over])
+            await self.load()
+        return over
+
+    async def apply(self, wanted: Sequence[Entry], source: str, *, prune: bool, dry_run: bool) -> Applied:
+        """Make the entries of `source` those wanted, all or nothing; what others applied is never touched. Raises as `create` does."""
+        for entry in wanted:
+            self._check(entry)
+        plan = plan_apply(self.entries, wanted, source, prune=prune)
+        if not dry_run and (plan.created or plan.updated or plan.deleted):
+            await self.entry_store.apply([*plan.created, *plan.updated], [entry.id for entry in plan.deleted])
+            await self.load()
+        return plan
+
+    async def set_bundle(self, bundle: Bundle) -> Bundle:
+        """Keep a federated trust domain's bundle. Raises InvalidInput for our own domain, or a bundle without authorities."""
+        self._check_foreign(bundle.trust_domain)
+        if not bundle.x509_authorities:
+            raise InvalidInput(
+                f"the bundle of {bundle.trust_domain} has no X.509 authorities: to stop trusting it, use `meshca bundle delete`"
+            )
+        await self.bundle_store.set(bundle)
+        await self.load()
+        return bundle
+
+    async def delete_bundle(self, trust_domain: TrustDomain, *, dissociate: bool) -> tuple[Entry, ...]:
+        """Stop trusting a domain; return the entries that no longer federate with it. Raises NotFound, Refused."""
+        self._check_foreign(trust_domain)
+        if self.bundles.get(trust_domain) is None:
+            raise NotFound(f"there is no bundle of {trust_domain}; `meshca bundle list` shows those there are")
+        users = tuple(entry for entry in self.entries if trust_domain in entry.federates_with)
+        if users and not dissociate:
+            names = ", ".join(entry.id for entry in users[:5])
+            raise Refused(
+                f"{len(users)} entries federate with {trust_domain} ({names}): say --dissociate to take it out of them"
+            )
+        changed = [replace(entry, federates_with=entry.federates_with - {trust_domain}) for entry in users]
+        await self.entry_store.apply(changed, ())
+        await self.bundle_store.delete(trust_domain)
+        await self.load()
+        return tuple(changed)
+
+    def _check(self, entry: Entry) -> None:
+        """Raise InvalidInput unless this server can serve the entry."""
+        if entry.spiffe_id.trust_domain != self.trust_domain:
+            raise InvalidInput(f"{entry.spiffe_id} is not in our trust domain {self.trust_domain}")
+        path = entry.spiffe_id.path
+        if path == RESERVED_PATH or path.startswith(RESERVED_PATH + "/"):
+            raise InvalidInput(f"{entry.spiffe_id}: paths below {RESERVED_PATH} are reserved for meshca itself")
+        if entry.ttl is not None and entry.ttl > self.longest_ttl:
+            raise InvalidInput(
+                f"ttl {entry.ttl.total_seconds():g}s is above the {self.longest_ttl.total_seconds():g}s that an intermediate can carry"
+            )
+        for trust_domain in sorted(entry.federates_with):
+            if self.bundles.get(trust_domain) is None:
+                raise InvalidInput(
+                    f"no bundle of {trust_domain} is known: add it first with `meshca bundle set --trust-domain {trust_domain}`"
+                )
+
+    def _check_foreign(self, trust_domain: TrustDomain) -> None:
+        """Our own bundle follows from our authorities and from nothing else."""
+        if trust_domain == self.trust_domain:
+            raise Refused(
+                f"{trust_domain} is our own trust domain: its bundle follows from `meshca authority`, nobody sets it"
+            )
+
+
+def plan_apply(present: Iterable[Entry], wanted: Sequence[Entry], source: str, *, prune: bool) -> Applied:
+    """Decide what makes the entries of `source` those wanted. Entries are the same when SPIFFE ID and selectors are.
+
+    Raises InvalidInput when two wanted entries are the same, or one belongs to another source.
+    """
+    known = {_key(entry): entry for entry in present}
+    targets: dict[tuple[object, ...], Entry] = {}
+    for entry in wanted:
+        if _key(entry) in targets:
+            raise InvalidInput(f"two of the given entries have SPIFFE ID {entry.spiffe_id} and the same selectors")
+        targets[_key(entry)] = entry
+    created: list[Entry] = []
+    updated: list[Entry] = []
+    unchanged: list[Entry] = []
+    for key, entry in targets.items():
+        old = known.get(key)
+        if old is None:
+            created.append(replace(entry, source=source))
+        elif old.source != source:
+            raise InvalidInput(f"the entry for {entry.spiffe_id} is {old.id}, of source {old.source!r}, not {source!r}")
+        else:
+            new = replace(entry, id=old.id, created_at=old.created_at, source=source)
+            (unchanged if new == old else updated).append(new)
+    deleted = [entry for key, entry in known.items() if prune and entry.source == source and key not in targets]
+    return Applied(created=tuple(created), updated=tuple(updated), deleted=tuple(deleted), unchanged=tuple(unchanged))
+
+
+def _key(entry: Entry) -> tuple[object, ...]:
+    return (entry.spiffe_id, entry.selectors)
