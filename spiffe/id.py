@@ -2,7 +2,7 @@
 
 Rules:
 - A value that exists is valid: parsing is the only way in, and it is strict. Nothing is trimmed, decoded or folded (D-01).
-- The grammar is matched whole and in ASCII, never with `$`, `\\w` or `lower()`: each of these lets something through.
+- The grammar is matched whole and in ASCII, never with `$`, word classes or `lower()`: each of these lets something through.
 - Equality is exact and holds only between values of one type.
 """
 
