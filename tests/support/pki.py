@@ -40,10 +40,16 @@ _ALL_USAGES = (
     "encipher_only",
     "decipher_only",
 )
-_CURVES: dict[str, type[ec.EllipticCurve]] = {"p256": ec.SECP256R1, "p384": ec.SECP384R1, "p521": ec.SECP521R1}
+CURVES: dict[str, type[ec.EllipticCurve]] = {
+    "p256": ec.SECP256R1,
+    "p384": ec.SECP384R1,
+    "p521": ec.SECP521R1,
+    "k256": ec.SECP256K1,
+}
 
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+SignatureHash = hashes.SHA224 | hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 Extensions = Iterable[tuple[x509.ExtensionType, bool]]  # an extension and whether it is critical
 
 
@@ -172,6 +178,7 @@ def certificate(
     signing_key: PrivateKey | None = None,
     key_identifiers: bool = True,
     extensions: Extensions = (),
+    algorithm: SignatureHash | None = None,
 ) -> x509.Certificate:
     """One certificate for `key`, signed by `issuer`, or by itself when there is none.
 
@@ -203,15 +210,18 @@ def certificate(
     for extension, critical in [*made, *extensions]:
         builder = builder.add_extension(extension, critical=critical)
     signer = signing_key or (issuer.key if issuer else key)
-    return builder.sign(signer, None if isinstance(signer, ed25519.Ed25519PrivateKey) else hashes.SHA256())
+    if isinstance(signer, ed25519.Ed25519PrivateKey):
+        return builder.sign(signer, None)
+    deterministic = isinstance(signer, ec.EllipticCurvePrivateKey)  # so that golden files stay as they are
+    return builder.sign(signer, algorithm or hashes.SHA256(), ecdsa_deterministic=deterministic or None)
 
 
 def new_key(key_type: str = "p256") -> PrivateKey:
-    """A fresh key: p256, p384, p521, ed25519, rsa1024, rsa2048, rsa3072 or rsa4096."""
+    """A fresh key: p256, p384, p521, k256, ed25519, rsa1024, rsa2048, rsa3072 or rsa4096."""
     if key_type == "ed25519":
         return ed25519.Ed25519PrivateKey.generate()
-    if key_type in _CURVES:
-        return ec.generate_private_key(_CURVES[key_type]())
+    if key_type in CURVES:
+        return ec.generate_private_key(CURVES[key_type]())
     return rsa.generate_private_key(65537, int(key_type.removeprefix("rsa")))
 
 
