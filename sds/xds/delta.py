@@ -1,0 +1,203 @@
+"""Incremental xDS for one stream, without I/O: requests and snapshots in, responses and events out.
+
+Rules, by the clauses of docs/standards.md:
+- P2 subscribing and unsubscribing count whatever the nonce; only the ACK or NACK in a stale request is dropped.
+- P3 a refusal (NACK) is the presence of an error. What was refused is not sent again until another version of it was accepted, or the
+  client subscribed to it anew.
+- P6 a first request without names, or `*`, subscribes to all where the type allows it. P7 subscribing again is answered again.
+- P8 a name that leaves while `*` stays is answered with the resource or its removal.
+- P9 a name that does not exist is answered as removed, except where a removal ends warming: then it stays unanswered.
+- P11 what the client brought along in the same version is not sent again, and what vanished meanwhile is removed, for every type.
+- P14 types go in the order given. One response per type is under way; what changes meanwhile is merged.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+
+from sds.xds.resource import WILDCARD, Node, Resource, Resources, Snapshot, TypeRules, check_names, versions
+from sds.xds.session import Event, find_type, held, outcome
+
+_OWED = ""
+"""Stands for the version of a resource about which the client waits for an answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaRequest:
+    """What a client wants more and less of, and what it says of the response with this nonce."""
+
+    type_url: str
+    subscribe: tuple[str, ...] = ()
+    unsubscribe: tuple[str, ...] = ()
+    initial_versions: Mapping[str, str] = field(default_factory=dict)
+    nonce: str = ""
+    error: str | None = None
+    node: Node = field(default_factory=Node)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaResponse:
+    """What changed of one type."""
+
+    type_url: str
+    nonce: str
+    resources: tuple[Resource, ...]
+    removed: tuple[str, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Subscription:
+    """One type on one stream."""
+
+    rules: TypeRules
+    resources: Resources | None = None
+    started: bool = False
+    names: set[str] = field(default_factory=set)
+    known: dict[str, str | None] = field(default_factory=dict)
+    """Name -> version that the client has, None if it was told that there is none. Without an entry an answer is owed."""
+    claimed: dict[str, str] = field(default_factory=dict)
+    """What the client brought along, until it is compared."""
+    answer_owed: bool = False
+    """A wildcard is answered even if there is nothing: the client waits for it at its start."""
+    refused: frozenset[tuple[str, str]] = frozenset()
+    nonce: str = ""
+    awaiting: tuple[Resource, ...] | None = None
+
+    @property
+    def _sees_all(self) -> bool:
+        return self.rules.wildcard and WILDCARD in self.names
+
+    def receive(self, request: DeltaRequest) -> tuple[Event, ...]:
+        events = self._settle(request.error) if request.nonce == self.nonce else ()  # P2: only this part can be stale
+        if self.started:
+            self._unsubscribe(request.unsubscribe)
+            self._subscribe(request.subscribe)
+        else:
+            self._start(request)
+        check_names(self.rules, self.names)
+        return events
+
+    def _settle(self, error: str | None) -> tuple[Event, ...]:
+        sent, self.awaiting = self.awaiting, None
+        if sent is None:
+            return ()
+        if error is not None:
+            self.refused |= frozenset(versions(sent).items())
+        else:
+            self._forgive(versions(sent))
+        return outcome(self.rules.type_url, sent, error)
+
+    def _forgive(self, names: Iterable[str]) -> None:
+        if self.refused:
+            self.refused = frozenset(unit for unit in self.refused if unit[0] not in names)
+
+    def _start(self, request: DeltaRequest) -> None:
+        self.started = True
+        self.names.update(request.subscribe)
+        if self.rules.wildcard and not request.subscribe:
+            self.names.add(WILDCARD)  # P6: the legacy form
+        self.answer_owed = self._sees_all and not request.initial_versions
+        wanted = request.initial_versions if self._sees_all else self.names
+        self.claimed = {name: version for name, version in request.initial_versions.items() if name in wanted}
+        self.known.update(self.claimed)
+
+    def _subscribe(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.names.add(name)
+            if self.rules.wildcard and name == WILDCARD:
+                self.answer_owed = True
+                self._owe(tuple(self.known))
+            else:
+                self._owe((name,))
+
+    def _unsubscribe(self, names: Iterable[str]) -> None:
+        for name in self.names.intersection(names):
+            self.names.discard(name)
+            if self._sees_all:
+                self._owe((name,))  # P8
+            elif self.rules.wildcard and name == WILDCARD:
+                self.answer_owed = False
+                self.known = {known: version for known, version in self.known.items() if known in self.names}
+            else:
+                self.known.pop(name, None)
+
+    def _owe(self, names: tuple[str, ...]) -> None:
+        """Answer these again, whatever the client was sent or refused before."""
+        self._forgive(names)
+        for name in names:
+            self.known[name] = _OWED
+            self.claimed.pop(name, None)
+
+    def recognise(self) -> tuple[Event, ...]:
+        """Compare the versions that the client brought along with ours (P11)."""
+        if not self.claimed or self.resources is None:
+            return ()
+        events = []
+        for name, version in tuple(self.claimed.items()):
+            resource = self.resources.get(name)
+            if resource is None and self.rules.removal_ends_warming:
+                continue  # not servable yet: it may still turn out to be the same
+            del self.claimed[name]
+            if resource is not None and resource.version == version:
+                events.append(held(self.rules.type_url, resource))
+        return tuple(events)
+
+    def due(self) -> tuple[tuple[Resource, ...], tuple[str, ...]] | None:
+        """Return what to send and what to remove now; None if there is nothing to say."""
+        if not self.started or self.resources is None or self.awaiting is not None:
+            return None
+        wanted = (self.names - {WILDCARD}).union(self.resources) if self._sees_all else self.names
+        changed: list[Resource] = []
+        removed: list[str] = []
+        for name in sorted(wanted | self.known.keys()):
+            resource = self.resources.get(name) if name in wanted else None
+            version = self.known.get(name, _OWED)
+            if resource is not None and resource.version != version and (name, resource.version) not in self.refused:
+                changed.append(resource)
+            if resource is None and version is not None and not self.rules.removal_ends_warming:
+                removed.append(name)
+        return (tuple(changed), tuple(removed)) if changed or removed or self.answer_owed else None
+
+    def send(self, changed: tuple[Resource, ...], removed: tuple[str, ...], nonce: str) -> DeltaResponse:
+        self.known.update(versions(changed))
+        for name in removed:
+            self.known[name] = None
+        if removed:
+            self.known = {name: version for name, version in self.known.items() if version or name in self.names}
+        self.answer_owed, self.nonce, self.awaiting = False, nonce, changed
+        return DeltaResponse(type_url=self.rules.type_url, nonce=nonce, resources=changed, removed=removed)
+
+
+@dataclass(slots=True, kw_only=True)
+class DeltaSession:
+    """One incremental stream of one client: SDS with a single type, ADS with several.
+
+    After `on_request` and `on_snapshot` the owner sends what `next_response` returns, until it returns None.
+    """
+
+    rules: tuple[TypeRules, ...]
+    _types: dict[str, _Subscription] = field(init=False)
+    _nonces: Iterator[str] = field(init=False, default_factory=lambda: map(str, count(1)))
+
+    def __post_init__(self) -> None:
+        self._types = {rules.type_url: _Subscription(rules=rules) for rules in self.rules}
+
+    def on_request(self, request: DeltaRequest) -> tuple[Event, ...]:
+        """Take in subscriptions, an ACK or a NACK; return what it says. Raises InvalidRequest."""
+        subscription = find_type(self._types, request.type_url)
+        for names in (request.subscribe, request.unsubscribe, request.initial_versions):
+            check_names(subscription.rules, names)
+        return subscription.receive(request) + subscription.recognise()
+
+    def on_snapshot(self, snapshot: Snapshot) -> tuple[Event, ...]:
+        """Take in what the client may see from now on."""
+        subscription = self._types[snapshot.type_url]
+        subscription.resources = snapshot.resources
+        return subscription.recognise()
+
+    def next_response(self) -> DeltaResponse | None:
+        """Return the next response to send, None if the client has, or is being sent, all that it needs."""
+        for subscription in self._types.values():
+            if (due := subscription.due()) is not None:
+                return subscription.send(*due, next(self._nonces))
+        return None

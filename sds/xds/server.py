@@ -1,0 +1,188 @@
+"""gRPC streams around the xDS sessions: read, ask the session, write.
+
+Rules: one stream is two tasks, its reader and a watcher of what its client may see, and neither waits for another stream. Whichever of
+the two has news writes, never both at once. A client that does not read blocks its own stream only, and gets the newest state when it
+reads again. A stream ends when its client closes it or breaks the protocol, or when its feed ends.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+import grpc
+from grpc.aio import ServicerContext
+
+from sds.errors import NotAuthorized, SDSError
+from sds.xds.delta import DeltaRequest, DeltaSession
+from sds.xds.resource import AGGREGATED, SECRET, InvalidRequest, Node, Snapshot, TypeRules
+from sds.xds.session import Event, Request, Response, SotwSession
+from sds.xds.wire import read_delta_request, read_request, write_delta_response, write_response
+
+_Method: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_Service: TypeAlias = "grpc.GenericRpcHandler[Any, Any]"
+_T = TypeVar("_T")
+_Ask = TypeVar("_Ask", Request, DeltaRequest)
+_Ask_contra = TypeVar("_Ask_contra", contravariant=True)
+
+
+class Unavailable(SDSError):  # noqa: N818 - the status code's name
+    """What was asked for can not be served yet, but may be later."""
+
+
+class _FeedEnded(Exception):  # noqa: N818 - not an error
+    """There is nothing more to see."""
+
+
+_STATUS = (
+    (InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
+    (NotAuthorized, grpc.StatusCode.PERMISSION_DENIED),
+    (Unavailable, grpc.StatusCode.UNAVAILABLE),
+)
+
+
+class Feed(Protocol):
+    """What the client of one stream may see, and where its answers go."""
+
+    def snapshots(self) -> AsyncIterator[Snapshot]:
+        """Yield the present snapshot of each type at once, then each newer one; those in between may be left out.
+
+        The stream ends, with OK, when this ends; NotAuthorized and Unavailable end it with their text. Cancelled when the client leaves.
+        """
+        ...
+
+    def on_event(self, event: Event) -> None:
+        """Take note of what the client accepted, refused or holds already. Never blocks, never raises."""
+        ...
+
+
+OpenFeed = Callable[[ServicerContext[Any, Any], Node], AbstractAsyncContextManager[Feed]]
+"""Says who is calling, by the context and never by the node, and opens the feed for the life of the stream. Raises NotAuthorized."""
+
+
+class _Session(Protocol[_Ask_contra]):
+    """What both kinds of session have in common."""
+
+    def on_request(self, request: _Ask_contra, /) -> Iterable[Event]: ...
+
+    def on_snapshot(self, snapshot: Snapshot, /) -> Iterable[Event]: ...
+
+    def next_response(self) -> object | None: ...
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Stream(Generic[_Ask]):
+    """One stream: the loops around its session."""
+
+    session: _Session[_Ask]
+    feed: Feed
+    context: ServicerContext[Any, Any]
+    writing: bool = False
+
+    async def run(self, requests: AsyncIterator[_Ask]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            watcher = tasks.create_task(self._watch(), name="xds watcher")
+            async for request in requests:
+                self._report(self.session.on_request(request))
+                await self._write()
+            watcher.cancel()
+
+    async def _watch(self) -> None:
+        async for snapshot in self.feed.snapshots():
+            self._report(self.session.on_snapshot(snapshot))
+            await self._write()
+        raise _FeedEnded
+
+    def _report(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.feed.on_event(event)
+
+    async def _write(self) -> None:
+        """Send all that is due. Who finds the other loop writing may go: that one asks again before it stops."""
+        if self.writing:
+            return
+        self.writing = True
+        while (response := self.session.next_response()) is not None:
+            await self.context.write(response)
+        self.writing = False
+
+
+async def _stream(
+    session: _Session[_Ask], open_feed: OpenFeed, requests: AsyncIterator[_Ask], context: ServicerContext[Any, Any]
+) -> None:
+    first = await anext(requests, None)
+    if first is None:
+        return
+    session.on_request(first)  # there is nothing yet to compare it with, so it says nothing; but it may be refused
+    async with open_feed(context, first.node) as feed:
+        await _Stream(session=session, feed=feed, context=context).run(requests)
+
+
+async def _fetch(open_feed: OpenFeed, content: bytes, context: ServicerContext[Any, Any]) -> Response:
+    """Answer at once, with all that was asked for or with the reason why not."""
+    request = read_request(content)
+    session = SotwSession(rules=(SECRET,))
+    session.on_request(replace(request, version=""))
+    async with open_feed(context, request.node) as feed:
+        async for snapshot in feed.snapshots():
+            session.on_snapshot(snapshot)
+            break
+    response = session.next_response()
+    served = {resource.name for resource in response.resources} if response else set()
+    if response is None or not served.issuperset(request.names):
+        raise Unavailable(f"can not be served yet: {sorted(served.symmetric_difference(request.names))}")
+    return response
+
+
+async def _ending_with_status(context: ServicerContext[Any, Any], call: Coroutine[Any, Any, _T]) -> _T | None:
+    """Run a call; turn the reason for which it ends into a status."""
+    reason: BaseException | None = None
+    try:
+        return await call
+    except* _FeedEnded:
+        pass
+    except* (InvalidRequest, NotAuthorized, Unavailable) as reasons:
+        reason = reasons.exceptions[0]
+    for kind, code in _STATUS:
+        if isinstance(reason, kind):
+            await context.abort(code, str(reason))
+    return None
+
+
+def _methods(open_feed: OpenFeed, rules: tuple[TypeRules, ...]) -> tuple[_Method, _Method]:
+    """Return the state-of-the-world and the incremental method."""
+
+    async def sotw(requests: AsyncIterator[Request], context: ServicerContext[Any, Any]) -> None:
+        await _ending_with_status(context, _stream(SotwSession(rules=rules), open_feed, requests, context))
+
+    async def delta(requests: AsyncIterator[DeltaRequest], context: ServicerContext[Any, Any]) -> None:
+        await _ending_with_status(context, _stream(DeltaSession(rules=rules), open_feed, requests, context))
+
+    return (
+        grpc.stream_stream_rpc_method_handler(sotw, read_request, write_response),
+        grpc.stream_stream_rpc_method_handler(delta, read_delta_request, write_delta_response),
+    )
+
+
+def secret_service(open_feed: OpenFeed) -> _Service:
+    """Return `envoy.service.secret.v3.SecretDiscoveryService`: StreamSecrets, DeltaSecrets and FetchSecrets."""
+
+    async def fetch(content: bytes, context: ServicerContext[Any, Any]) -> Response | None:
+        return await _ending_with_status(context, _fetch(open_feed, content, context))
+
+    stream, delta = _methods(open_feed, (SECRET,))
+    unary = grpc.unary_unary_rpc_method_handler(fetch, None, write_response)
+    return grpc.method_handlers_generic_handler(
+        "envoy.service.secret.v3.SecretDiscoveryService",
+        {"StreamSecrets": stream, "DeltaSecrets": delta, "FetchSecrets": unary},
+    )
+
+
+def aggregated_service(open_feed: OpenFeed, rules: tuple[TypeRules, ...] = AGGREGATED) -> _Service:
+    """Return `envoy.service.discovery.v3.AggregatedDiscoveryService` for these types, sent in this order (P14)."""
+    stream, delta = _methods(open_feed, rules)
+    return grpc.method_handlers_generic_handler(
+        "envoy.service.discovery.v3.AggregatedDiscoveryService",
+        {"StreamAggregatedResources": stream, "DeltaAggregatedResources": delta},
+    )

@@ -1,0 +1,264 @@
+"""State-of-the-world xDS for one stream, without I/O: requests and snapshots in, responses and events out.
+
+Rules, by the clauses of docs/standards.md:
+- P1 a request whose nonce is not that of the last response of its type is ignored; the first request of a type always counts.
+- P3 a refusal (NACK) is the presence of an error. What was refused is not sent again until something else was accepted, or the client
+  subscribed to it anew.
+- P4 the version is per type and covers all that the client holds of it. A first request that names our version is answered by silence:
+  the client holds it already.
+- P5 in a full-state type every response is complete, else it carries only what changed. P6 wildcards. P10 no name twice.
+- P9 a name that does not exist is left unanswered. P13 what a client waits for again is sent again. P14 types go in the order given.
+- One response per type is under way; what changes meanwhile is merged, so a slow client gets only the newest.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TypeVar
+
+from sds.xds.resource import (
+    WILDCARD,
+    InvalidRequest,
+    Node,
+    Resource,
+    Resources,
+    Snapshot,
+    TypeRules,
+    check_names,
+    combined_version,
+    versions,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a client wants, and what it says of the last response: with `error` a NACK, else an ACK if the nonce matches."""
+
+    type_url: str
+    names: tuple[str, ...] = ()
+    version: str = ""
+    nonce: str = ""
+    error: str | None = None
+    node: Node = field(default_factory=Node)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """The newest resources of one type."""
+
+    type_url: str
+    version: str
+    nonce: str
+    resources: tuple[Resource, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acked:
+    """The client accepted a version of a resource. In Envoy this does not prove that it is in use."""
+
+    type_url: str
+    name: str
+    version: str
+    proof: object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The client came back with the version that we would send: it accepted it earlier."""
+
+    type_url: str
+    name: str
+    version: str
+    proof: object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nacked:
+    """The client refused a response. Envoy may blame the wrong resource: re-check all that this client has."""
+
+    type_url: str
+    names: tuple[str, ...]
+    version: str
+    message: str
+
+
+Event = Acked | Held | Nacked
+
+_Type = TypeVar("_Type")
+
+
+def find_type(types: Mapping[str, _Type], type_url: str) -> _Type:
+    """Return what a request is about; a stream of one type needs no type URL. Raises InvalidRequest."""
+    if not type_url and len(types) == 1:
+        return next(iter(types.values()))
+    if type_url not in types:
+        raise InvalidRequest(f"type_url {type_url[:200]!r} is not served here, only {', '.join(types)}")
+    return types[type_url]
+
+
+def outcome(type_url: str, sent: tuple[Resource, ...], error: str | None) -> tuple[Event, ...]:
+    """Return what an answer to a response means for each resource in it."""
+    if error is not None:
+        names = tuple(resource.name for resource in sent)
+        return (Nacked(type_url=type_url, names=names, version=combined_version(versions(sent)), message=error),)
+    return tuple(Acked(type_url=type_url, name=r.name, version=r.version, proof=r.proof) for r in sent)
+
+
+def held(type_url: str, resource: Resource) -> Held:
+    """Return the event for a resource that the client brought along."""
+    return Held(type_url=type_url, name=resource.name, version=resource.version, proof=resource.proof)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Subscription:
+    """One type on one stream."""
+
+    rules: TypeRules
+    resources: Resources | None = None
+    names: frozenset[str] | None = None
+    """What is asked for; None until the first request."""
+    named: bool = False
+    known: dict[str, str] | None = None
+    """Name -> version of what was sent, as far as it is still asked for; None if the client is owed an answer whatever it says."""
+    claimed: str = ""
+    """The version that the client brought along, until it is compared or overtaken by a response."""
+    refused: frozenset[tuple[str, str]] = frozenset()
+    nonce: str = ""
+    awaiting: tuple[Resource, ...] | None = None
+    """What is under way and not yet accepted or refused."""
+
+    def receive(self, request: Request) -> tuple[Event, ...]:
+        if self.names is None:
+            self.claimed = request.version
+        elif request.nonce != self.nonce:
+            return ()  # P1
+        events = self._settle(request.error)
+        self._subscribe(frozenset(request.names))
+        return events
+
+    def _settle(self, error: str | None) -> tuple[Event, ...]:
+        sent, self.awaiting = self.awaiting, None
+        if sent is None:
+            return ()
+        units = self._units(sent)
+        if error is not None:
+            self.refused |= units
+        elif self.refused:
+            self._forgive({name for name, _ in units})
+        return outcome(self.rules.type_url, sent, error)
+
+    def _units(self, resources: Iterable[Resource]) -> frozenset[tuple[str, str]]:
+        """What an answer accepts or refuses: of a full-state type all of the response, else each resource in it."""
+        if self.rules.full_state:
+            return frozenset({("", combined_version(versions(resources)))})
+        return frozenset(versions(resources).items())
+
+    def _forgive(self, names: Iterable[str]) -> None:
+        self.refused = frozenset(unit for unit in self.refused if unit[0] not in names)
+
+    def _subscribe(self, names: frozenset[str]) -> None:
+        self.named = self.named or bool(names)
+        if self.rules.wildcard and not self.named:
+            names = frozenset({WILDCARD})  # P6: the legacy form
+        before, self.names = self.names or frozenset(), names
+        if names == before:
+            return
+        if self.known is not None and not self._sees_all:
+            self.known = {name: version for name, version in self.known.items() if name in names}
+        if added := names - before:
+            self._answer_anew(added)
+
+    def _answer_anew(self, added: frozenset[str]) -> None:
+        """A new subscription is answered even if the client was sent, or refused, the same before."""
+        if self.rules.full_state:
+            self.known, self.refused = None, frozenset()
+        elif self.refused:
+            self._forgive(added)
+
+    @property
+    def _sees_all(self) -> bool:
+        return self.rules.wildcard and WILDCARD in (self.names or ())
+
+    def _found(self) -> tuple[Resource, ...]:
+        if self.resources is None or self.names is None:
+            return ()
+        names = self.names
+        if self._sees_all:
+            names = (names - {WILDCARD}).union(self.resources)
+        return tuple(found for name in sorted(names) if (found := self.resources.get(name)))
+
+    def recognise(self) -> tuple[Event, ...]:
+        """Compare the version that the client brought along with ours (P4)."""
+        if not self.claimed or self.resources is None:
+            return ()
+        found = self._found()
+        if combined_version(versions(found)) != self.claimed:
+            return ()
+        self.claimed, self.known = "", versions(found)
+        return tuple(held(self.rules.type_url, resource) for resource in found)
+
+    def due(self) -> tuple[Resource, ...] | None:
+        """Return what the client has to be sent now; None if there is nothing to say."""
+        if not self.names or self.resources is None or self.awaiting is not None:
+            return None
+        found = self._found()
+        if self.rules.full_state:
+            return None if versions(found) == self.known or self._units(found) <= self.refused else found
+        known = self.known or {}
+        return (
+            tuple(r for r in found if known.get(r.name) != r.version and (r.name, r.version) not in self.refused)
+            or None
+        )
+
+    def send(self, due: tuple[Resource, ...], nonce: str) -> Response:
+        kept = {} if self.rules.full_state else self.known or {}
+        self.known = kept | versions(due)
+        self.claimed, self.nonce, self.awaiting = "", nonce, due
+        return Response(type_url=self.rules.type_url, version=self._version(), nonce=nonce, resources=due)
+
+    def _version(self) -> str:
+        """The version of all that was sent; one that can never be recognised later if the client refused a part of it."""
+        known = self.known or {}
+        doubtful = any(self.refused.intersection(known.items()))
+        return combined_version(known) + ("-incomplete" if doubtful else "")
+
+    def forget(self) -> None:
+        """Send everything again (P13)."""
+        self.known, self.claimed = None, ""
+
+
+@dataclass(slots=True, kw_only=True)
+class SotwSession:
+    """One state-of-the-world stream of one client: SDS with a single type, ADS with several.
+
+    After `on_request` and `on_snapshot` the owner sends what `next_response` returns, until it returns None.
+    """
+
+    rules: tuple[TypeRules, ...]
+    _types: dict[str, _Subscription] = field(init=False)
+    _nonces: Iterator[str] = field(init=False, default_factory=lambda: map(str, count(1)))
+
+    def __post_init__(self) -> None:
+        self._types = {rules.type_url: _Subscription(rules=rules) for rules in self.rules}
+
+    def on_request(self, request: Request) -> tuple[Event, ...]:
+        """Take in a subscription, an ACK or a NACK; return what it says. Raises InvalidRequest."""
+        subscription = find_type(self._types, request.type_url)
+        check_names(subscription.rules, request.names)
+        return subscription.receive(request) + subscription.recognise()
+
+    def on_snapshot(self, snapshot: Snapshot) -> tuple[Event, ...]:
+        """Take in what the client may see from now on."""
+        subscription = self._types[snapshot.type_url]
+        subscription.resources = snapshot.resources
+        return subscription.recognise()
+
+    def next_response(self) -> Response | None:
+        """Return the next response to send, None if the client has, or is being sent, all that it needs."""
+        for subscription in self._types.values():
+            if (due := subscription.due()) is not None:
+                for type_url in subscription.rules.rewarms:
+                    if type_url in self._types:
+                        self._types[type_url].forget()
+                return subscription.send(due, next(self._nonces))
+        return None
