@@ -1,0 +1,117 @@
+"""What all admin calls have in common: a request id, one table that turns errors into statuses, one log line at the end."""
+
+import contextvars
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from meshca.errors import (
+    AlreadyExists,
+    InvalidInput,
+    KeyGone,
+    MeshcaError,
+    NotFound,
+    Refused,
+    StoreConflict,
+    StoreUnavailable,
+)
+from sds.caller import UnixPeer
+from sds.errors import SDSError
+from spiffe.errors import SpiffeError
+
+logger = logging.getLogger(__name__)
+
+request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
+
+# Records an administrator's wish before it is carried out: operation, caller, facts. Raises StoreUnavailable, and then nothing is done.
+Note = Callable[..., Awaitable[None]]
+Identify = Callable[[Any], UnixPeer]
+
+STATUS = (
+    (NotFound, grpc.StatusCode.NOT_FOUND),
+    (AlreadyExists, grpc.StatusCode.ALREADY_EXISTS),
+    (InvalidInput, grpc.StatusCode.INVALID_ARGUMENT),
+    (SpiffeError, grpc.StatusCode.INVALID_ARGUMENT),
+    (Refused, grpc.StatusCode.FAILED_PRECONDITION),
+    (KeyGone, grpc.StatusCode.FAILED_PRECONDITION),
+    (StoreConflict, grpc.StatusCode.ABORTED),
+    (StoreUnavailable, grpc.StatusCode.UNAVAILABLE),
+    (SDSError, grpc.StatusCode.PERMISSION_DENIED),
+    (MeshcaError, grpc.StatusCode.INTERNAL),
+)
+
+
+def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """The status and text for an error. An unforeseen one shows its type only: its text might hold what nobody should see."""
+    for kind, code in STATUS:
+        if isinstance(error, kind):
+            return code, str(error)
+    return grpc.StatusCode.INTERNAL, f"internal error ({type(error).__name__}); the server's log has the request id"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+    """Give each call a request id, turn what it raises into a status, and log how it ended: one event a line."""
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        """Wrap the handler of a call; see grpc.aio.ServerInterceptor."""
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                _streaming(handler.unary_stream, details.method),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            _unary(handler.unary_unary, details.method), handler.request_deserializer, handler.response_serializer
+        )
+
+
+def _unary(behaviour: Callable[[Any, Any], Awaitable[Any]], method: str) -> Callable[[Any, Any], Awaitable[Any]]:
+    async def call(request: Any, context: Any) -> Any:
+        request_id.set(secrets.token_hex(8))
+        try:
+            response = await behaviour(request, context)
+        except Exception as error:  # the one place where errors become statuses
+            await _end(context, method, error)
+            raise AssertionError from error  # abort has raised
+        logger.info("admin call", extra={"method": method, "code": "OK"})
+        return response
+
+    return call
+
+
+def _streaming(
+    behaviour: Callable[[Any, Any], AsyncIterator[Any]], method: str
+) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        request_id.set(secrets.token_hex(8))
+        try:
+            async for response in behaviour(request, context):
+                yield response
+        except Exception as error:  # noqa: BLE001 - same
+            await _end(context, method, error)
+        logger.info("admin call", extra={"method": method, "code": "OK"})
+
+    return call
+
+
+async def _end(context: Any, method: str, error: Exception) -> None:
+    """Abort the call with the error's status."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    code, text = status_of(error)
+    unforeseen = code is grpc.StatusCode.INTERNAL
+    logger.log(
+        logging.ERROR if unforeseen else logging.INFO,
+        "admin call",
+        extra={"method": method, "code": code.name, "reason": text},
+        exc_info=error if unforeseen else None,
+    )
+    await context.abort(code, text)

@@ -1,0 +1,65 @@
+"""Trust bundles over the admin API. Our own follows from the authorities; only foreign ones are set and deleted."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from meshca.errors import NotFound
+from meshca.model import View
+from meshca.proto import admin_pb2 as pb
+from meshca.proto import admin_pb2_grpc as rpc
+from meshca.server.admin import Identify, Note
+from meshca.server.convert import bundle_message, bundle_of, parsed
+from meshca.server.registry import Registry
+from sds.watch import Latest
+from spiffe.bundle import Bundle
+from spiffe.id import TrustDomain
+
+
+class BundleAPI(rpc.BundlesServicer):
+    """The Bundles service."""
+
+    def __init__(self, *, registry: Registry, view: Latest[View], note: Note, identify: Identify) -> None:
+        self._registry = registry
+        self._view = view
+        self._note = note
+        self._identify = identify
+
+    async def Get(self, request: pb.BundleRequest, context: Any) -> pb.Bundle:  # noqa: N802, ARG002 - the proto names it
+        """One bundle; our own when no trust domain is named."""
+        return bundle_message(self._bundle(self._view.value, request.trust_domain))
+
+    async def List(self, request: pb.Empty, context: Any) -> pb.BundleList:  # noqa: N802, ARG002 - same
+        """All bundles, by trust domain."""
+        return pb.BundleList(bundles=[bundle_message(bundle) for bundle in self._view.value.bundles])
+
+    async def Set(self, request: pb.Bundle, context: Any) -> pb.Bundle:  # noqa: N802 - same
+        """Add or replace a foreign bundle."""
+        bundle = bundle_of(request)
+        await self._note(
+            "bundle.set", self._identify(context), trust_domain=str(bundle.trust_domain), digest=bundle.digest
+        )
+        return bundle_message(await self._registry.set_bundle(bundle))
+
+    async def Delete(self, request: pb.DeleteBundleRequest, context: Any) -> pb.DeleteBundleResponse:  # noqa: N802 - same
+        """Stop trusting a foreign domain."""
+        trust_domain = parsed(TrustDomain.parse, request.trust_domain, "trust_domain")
+        facts = {"trust_domain": str(trust_domain), "dissociate": request.dissociate}
+        await self._note("bundle.delete", self._identify(context), **facts)
+        changed = await self._registry.delete_bundle(trust_domain, dissociate=request.dissociate)
+        return pb.DeleteBundleResponse(dissociated_entries=[entry.id for entry in changed])
+
+    async def Watch(self, request: pb.BundleRequest, context: Any) -> AsyncIterator[pb.Bundle]:  # noqa: N802, ARG002 - same
+        """The bundle now, then each newer one; ends with NOT_FOUND when it is deleted."""
+        last: Bundle | None = None
+        async for view in self._view.watch():
+            bundle = self._bundle(view, request.trust_domain)
+            if bundle != last:
+                yield bundle_message(bundle)
+            last = bundle
+
+    def _bundle(self, view: View, name: str) -> Bundle:
+        trust_domain = parsed(TrustDomain.parse, name, "trust_domain") if name else view.trust_domain
+        bundle = view.bundles.get(trust_domain)
+        if bundle is None:
+            raise NotFound(f"there is no bundle of {trust_domain}; `meshca bundle list` shows those there are")
+        return bundle

@@ -1,0 +1,79 @@
+"""Registration entries over the admin API. Thin: messages in, registry, messages out."""
+
+import uuid
+from typing import Any
+
+from meshca.errors import InvalidInput
+from meshca.model import Entry, Selector
+from meshca.ports import Clock
+from meshca.proto import admin_pb2 as pb
+from meshca.proto import admin_pb2_grpc as rpc
+from meshca.server.admin import Identify, Note
+from meshca.server.convert import entry_changed, entry_message, entry_of
+from meshca.server.registry import Registry
+
+
+class EntryAPI(rpc.EntriesServicer):
+    """The Entries service."""
+
+    def __init__(self, *, registry: Registry, note: Note, identify: Identify, clock: Clock) -> None:
+        self._registry = registry
+        self._note = note
+        self._identify = identify
+        self._clock = clock
+
+    async def Create(self, request: pb.CreateEntryRequest, context: Any) -> pb.Entry:  # noqa: N802 - the proto names it
+        """Add an entry."""
+        entry = self._new(request.entry)
+        await self._note("entry.create", self._identify(context), entry=entry.id, spiffe_id=str(entry.spiffe_id))
+        return entry_message(await self._registry.create(entry))
+
+    async def Update(self, request: pb.UpdateEntryRequest, context: Any) -> pb.Entry:  # noqa: N802 - same
+        """Change the named fields of an entry."""
+        old = self._registry.get(request.entry.id)
+        entry = entry_changed(old, request.entry, frozenset(request.fields))
+        await self._note("entry.update", self._identify(context), entry=entry.id, fields=sorted(request.fields))
+        return entry_message(await self._registry.update(entry))
+
+    async def Get(self, request: pb.EntryID, context: Any) -> pb.Entry:  # noqa: N802, ARG002 - same
+        """One entry."""
+        return entry_message(self._registry.get(request.id))
+
+    async def List(self, request: pb.ListEntriesRequest, context: Any) -> pb.EntryList:  # noqa: N802, ARG002 - same
+        """The entries that fit, oldest first."""
+        selector = Selector.parse(request.selector) if request.selector else None
+        return pb.EntryList(
+            entries=[
+                entry_message(entry)
+                for entry in self._registry.entries
+                if (not request.spiffe_id or str(entry.spiffe_id) == request.spiffe_id)
+                and (selector is None or selector in entry.selectors)
+                and (not request.source or entry.source == request.source)
+            ]
+        )
+
+    async def Delete(self, request: pb.DeleteEntryRequest, context: Any) -> pb.Empty:  # noqa: N802 - same
+        """Remove an entry."""
+        self._registry.get(request.id)
+        await self._note("entry.delete", self._identify(context), entry=request.id, now=request.now)
+        await self._registry.delete(request.id, now=request.now)
+        return pb.Empty()
+
+    async def Apply(self, request: pb.ApplyEntriesRequest, context: Any) -> pb.ApplyEntriesResponse:  # noqa: N802 - same
+        """Make the entries of one source those given."""
+        if not request.source:
+            raise InvalidInput("apply needs a source: it says which entries are yours to change and to prune")
+        wanted = [self._new(message) for message in request.entries]
+        if not request.dry_run:
+            facts = {"source": request.source, "entries": len(wanted), "prune": request.prune}
+            await self._note("entry.apply", self._identify(context), **facts)
+        applied = await self._registry.apply(wanted, request.source, prune=request.prune, dry_run=request.dry_run)
+        return pb.ApplyEntriesResponse(
+            created=map(entry_message, applied.created),
+            updated=map(entry_message, applied.updated),
+            deleted=map(entry_message, applied.deleted),
+            unchanged=map(entry_message, applied.unchanged),
+        )
+
+    def _new(self, message: pb.Entry) -> Entry:
+        return entry_of(message, entry_id=message.id or str(uuid.uuid4()), created_at=self._clock.now())
