@@ -73,6 +73,7 @@ class Fields:
                 public_key=strong_key(certificate.public_key()),
                 extensions=certificate.extensions,
             )
+            _check_serial(certificate.serial_number)
             _check_signature_hash(certificate.signature_hash_algorithm)
         except UNREADABLE as error:
             raise VerificationFailed("X5-30", f"certificate cannot be used: {error}") from error
@@ -185,6 +186,12 @@ def _check_critical_extensions(fields: Fields) -> None:
     for extension in fields.extensions:
         if extension.critical and not isinstance(extension.value, _PROCESSED):
             raise VerificationFailed("X5-30", f"critical extension {extension.oid.dotted_string} is not supported")
+
+
+def _check_serial(serial: int) -> None:
+    """Positive, or records and revocation cannot name the certificate (RFC 5280 4.1.2.2)."""
+    if serial <= 0:
+        raise ValueError(f"serial number is {serial}")
 
 
 def _check_signature_hash(algorithm: hashes.HashAlgorithm | None) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 NOT_BEFORE = datetime(2020, 1, 1, tzinfo=UTC)
@@ -225,6 +225,11 @@ def new_key(key_type: str = "p256") -> PrivateKey:
     return rsa.generate_private_key(65537, int(key_type.removeprefix("rsa")))
 
 
+def x25519_key() -> x25519.X25519PrivateKey:
+    """A key that cannot sign."""
+    return x25519.X25519PrivateKey.generate()
+
+
 def usage(*names: str) -> x509.KeyUsage:
     """A KeyUsage extension with exactly the named bits."""
     return x509.KeyUsage(**{name: name in names for name in _ALL_USAGES})
@@ -250,17 +255,17 @@ def der(*certificates: x509.Certificate) -> bytes:
     return b"".join(c.public_bytes(serialization.Encoding.DER) for c in certificates)
 
 
-def key_pem(key: PrivateKey) -> bytes:
+def key_pem(key: PrivateKey | x25519.X25519PrivateKey) -> bytes:
     """The key as unencrypted PKCS#8 PEM."""
     return _private_bytes(key, serialization.Encoding.PEM)
 
 
-def key_der(key: PrivateKey) -> bytes:
+def key_der(key: PrivateKey | x25519.X25519PrivateKey) -> bytes:
     """The key as unencrypted PKCS#8 DER."""
     return _private_bytes(key, serialization.Encoding.DER)
 
 
-def _private_bytes(key: PrivateKey, encoding: serialization.Encoding) -> bytes:
+def _private_bytes(key: PrivateKey | x25519.X25519PrivateKey, encoding: serialization.Encoding) -> bytes:
     return key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
