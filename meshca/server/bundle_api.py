@@ -30,7 +30,7 @@ class BundleAPI(rpc.BundlesServicer):
 
     async def List(self, request: pb.Empty, context: Any) -> pb.BundleList:  # noqa: N802, ARG002 - same
         """All bundles, by trust domain."""
-        return pb.BundleList(bundles=[bundle_message(bundle) for bundle in self._view.value.bundles])
+        return pb.BundleList(bundles=[bundle_message(bundle) for bundle in self._view.value.bundles.values()])
 
     async def Set(self, request: pb.Bundle, context: Any) -> pb.Bundle:  # noqa: N802 - same
         """Add or replace a foreign bundle."""
