@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from spiffe.bundle import Bundle
@@ -59,20 +59,19 @@ def _entry(certificate: x509.Certificate) -> dict[str, Any]:
 
 def _key_members(key: PublicKey) -> dict[str, str]:
     """The members of RFC 7518 6.2.1 and 6.3.1 and RFC 8037 2 that make up a public key."""
-    match key:
-        case ec.EllipticCurvePublicKey():
-            size = (key.curve.key_size + 7) // 8
-            point = key.public_numbers()
-            x, y = (_base64url(number.to_bytes(size, "big")) for number in (point.x, point.y))
-            return {"kty": "EC", "crv": _CURVE_NAMES[key.curve.name], "x": x, "y": y}
-        case rsa.RSAPublicKey():
-            numbers = key.public_numbers()
-            n, e = (
-                _base64url(number.to_bytes((number.bit_length() + 7) // 8, "big")) for number in (numbers.n, numbers.e)
-            )
-            return {"kty": "RSA", "n": n, "e": e}
-        case ed25519.Ed25519PublicKey():
-            return {"kty": "OKP", "crv": "Ed25519", "x": _base64url(key.public_bytes_raw())}
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        size = (key.curve.key_size + 7) // 8  # coordinates are padded, so that their length tells nothing
+        point = key.public_numbers()
+        x, y = (_base64url(number.to_bytes(size, "big")) for number in (point.x, point.y))
+        return {"kty": "EC", "crv": _CURVE_NAMES[key.curve.name], "x": x, "y": y}
+    if isinstance(key, rsa.RSAPublicKey):
+        numbers = key.public_numbers()
+        return {"kty": "RSA", "n": _base64url(_minimal(numbers.n)), "e": _base64url(_minimal(numbers.e))}
+    return {"kty": "OKP", "crv": "Ed25519", "x": _base64url(key.public_bytes_raw())}
+
+
+def _minimal(number: int) -> bytes:
+    return number.to_bytes((number.bit_length() + 7) // 8, "big")
 
 
 def _base64url(value: bytes) -> str:

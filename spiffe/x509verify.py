@@ -65,12 +65,11 @@ def _paths(presented: Sequence[Fields], bundle: Bundle) -> Iterator[tuple[Fields
     """Each way from the leaf up to an anchor. The chain may go on above it; that part is not looked at."""
     anchors = [Fields.read(certificate) for certificate in bundle.x509_authorities]
     for index, certificate in enumerate(presented):
+        if index > 0:
+            check_issued(presented[index - 1], certificate)
         for anchor in anchors:
             if _is_issued(certificate, anchor):
                 yield (*presented[: index + 1], anchor)
-        if index + 1 == len(presented):
-            return
-        check_issued(certificate, presented[index + 1])
 
 
 def _is_issued(certificate: Fields, issuer: Fields) -> bool:
