@@ -113,6 +113,7 @@ class _Subscription:
     def _unsubscribe(self, names: Iterable[str]) -> None:
         for name in self.names.intersection(names):
             self.names.discard(name)
+            self.claimed.pop(name, None)
             if self._sees_all:
                 self._owe((name,))  # P8
             elif self.rules.wildcard and name == WILDCARD:

@@ -4,8 +4,9 @@ Rules, by the clauses of docs/standards.md:
 - P1 a request whose nonce is not that of the last response of its type is ignored; the first request of a type always counts.
 - P3 a refusal (NACK) is the presence of an error. What was refused is not sent again until something else was accepted, or the client
   subscribed to it anew.
-- P4 the version is per type and covers all that the client holds of it. A first request that names our version is answered by silence:
-  the client holds it already.
+- P4 the version is per type and covers all that the client holds of it. A first request that names our version is answered by silence,
+  but only where a client can not have dropped and wanted again a part of it meanwhile: for a wildcard, and for one name on a stream
+  of its own (Envoy's SDS). A client with several names says the same version whether or not it still holds them all.
 - P5 in a full-state type every response is complete, else it carries only what changed. P6 wildcards. P10 no name twice.
 - P9 a name that does not exist is left unanswered. P13 what a client waits for again is sent again. P14 types go in the order given.
 - One response per type is under way; what changes meanwhile is merged, so a slow client gets only the newest.
@@ -114,6 +115,8 @@ class _Subscription:
     """One type on one stream."""
 
     rules: TypeRules
+    alone: bool
+    """The stream carries only this type."""
     resources: Resources | None = None
     names: frozenset[str] | None = None
     """What is asked for; None until the first request."""
@@ -128,12 +131,13 @@ class _Subscription:
     """What is under way and not yet accepted or refused."""
 
     def receive(self, request: Request) -> tuple[Event, ...]:
-        if self.names is None:
-            self.claimed = request.version
-        elif request.nonce != self.nonce:
+        first = self.names is None
+        if not first and request.nonce != self.nonce:
             return ()  # P1
         events = self._settle(request.error)
         self._subscribe(frozenset(request.names))
+        if first:
+            self.claimed = request.version
         return events
 
     def _settle(self, error: str | None) -> tuple[Event, ...]:
@@ -143,6 +147,8 @@ class _Subscription:
         units = self._units(sent)
         if error is not None:
             self.refused |= units
+            if self.rules.full_state:
+                self.known = None  # the client kept nothing of it, so a part of it would be news
         elif self.refused:
             self._forgive({name for name, _ in units})
         return outcome(self.rules.type_url, sent, error)
@@ -163,6 +169,7 @@ class _Subscription:
         before, self.names = self.names or frozenset(), names
         if names == before:
             return
+        self.claimed = ""
         if self.known is not None and not self._sees_all:
             self.known = {name: version for name, version in self.known.items() if name in names}
         if added := names - before:
@@ -189,7 +196,8 @@ class _Subscription:
 
     def recognise(self) -> tuple[Event, ...]:
         """Compare the version that the client brought along with ours (P4)."""
-        if not self.claimed or self.resources is None:
+        whole = self._sees_all or (self.alone and len(self.names or ()) == 1)
+        if not self.claimed or not whole or self.resources is None:
             return ()
         found = self._found()
         if combined_version(versions(found)) != self.claimed:
@@ -239,7 +247,9 @@ class SotwSession:
     _nonces: Iterator[str] = field(init=False, default_factory=lambda: map(str, count(1)))
 
     def __post_init__(self) -> None:
-        self._types = {rules.type_url: _Subscription(rules=rules) for rules in self.rules}
+        self._types = {
+            rules.type_url: _Subscription(rules=rules, alone=len(self.rules) == 1) for rules in self.rules
+        }
 
     def on_request(self, request: Request) -> tuple[Event, ...]:
         """Take in a subscription, an ACK or a NACK; return what it says. Raises InvalidRequest."""
