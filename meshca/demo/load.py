@@ -8,9 +8,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from meshca.bootstrap import SERVER_HEADER
+from meshca.bootstrap import CLIENT_HEADER, SERVER_HEADER
 
-_PEER = SERVER_HEADER.encode() + b": "
+_IDENTITIES = (CLIENT_HEADER.encode() + b": ", SERVER_HEADER.encode() + b": ")
 REQUEST_TIMEOUT_SECONDS = 10.0
 
 
@@ -45,13 +45,13 @@ async def keep_asking(port: int, tally: Tally, *, pause: float, kept_alive: bool
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
                 connection = connection or await _Connection.open(port)
-                peer = await connection.get()
+                peers = await connection.get()
         except (OSError, ValueError, EOFError, TimeoutError) as error:
             tally.failures[f"{type(error).__name__}: {error}"[:120]] += 1
             connection = _close(connection)
         else:
             tally.latencies.append(time.perf_counter() - started)
-            tally.peers.add(peer)
+            tally.peers |= peers
             connection = connection if kept_alive else _close(connection)
         tally.requests += 1
         await asyncio.sleep(pause)
@@ -68,14 +68,14 @@ class _Connection:
     async def open(cls, port: int) -> "_Connection":
         return cls(*await asyncio.open_connection("127.0.0.1", port))
 
-    async def get(self) -> str:
-        """One request; return the peer's SPIFFE ID, "" where the answer names none. Raises ValueError when it is not a 200."""
+    async def get(self) -> set[str]:
+        """One request; return the SPIFFE IDs that the two ends saw of each other. Raises ValueError when it is not a 200."""
         self._writer.write(b"GET / HTTP/1.1\r\nhost: demo\r\n\r\n")
         head = (await self._reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
         body = await self._reader.readexactly(int(_field(head, b"content-length: ") or b"0"))
         if not head[0].startswith(b"HTTP/1.1 200"):
             raise ValueError(f"{head[0].decode(errors='replace')} {body[:80].decode(errors='replace')}")
-        return _field(head, _PEER).decode()
+        return {value.decode() for name in _IDENTITIES if (value := _field(head, name))}
 
     def close(self) -> None:
         self._writer.close()

@@ -1,0 +1,67 @@
+"""The demo's live view and its summary, as rich renderables. Pure: state in, table out."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from meshca.demo.load import Tally
+from meshca.demo.observe import Changes
+from meshca.proto import admin_pb2 as pb
+
+STATE_STYLE = {"active": "bold green", "prepared": "cyan", "old": "dim", "tainted": "red"}
+
+
+def live(
+    now: datetime, envoys: Sequence[tuple[str, Changes]], authorities: pb.AuthorityList, load: Tally, step: str
+) -> RenderableType:
+    """Everything that a person wants to see at once."""
+    return Group(
+        Panel(_workloads(now, envoys), title="workloads, as their Envoys see themselves", border_style="blue"),
+        Panel(_authorities(now, authorities), title="authorities", border_style="blue"),
+        Panel(
+            _traffic(load),
+            title="traffic through both Envoys, mutual TLS",
+            border_style="green" if not load.failed else "red",
+        ),
+        Text(f"  {step}", style="italic"),
+    )
+
+
+def _workloads(now: datetime, envoys: Sequence[tuple[str, Changes]]) -> Table:
+    table = _table("workload", "SPIFFE ID", "serial", "expires in", "leaves so far", "trusts roots")
+    for name, changes in envoys:
+        seen = changes.now
+        left = f"{(seen.not_after - now).total_seconds():.0f} s" if seen.not_after else "-"
+        trusted = " ".join(sorted(root[:8] for root in seen.roots))
+        table.add_row(name, seen.spiffe_id, seen.serial[:16], left, str(changes.leaves + bool(seen.serial)), trusted)
+    return table
+
+
+def _authorities(now: datetime, authorities: pb.AuthorityList) -> Table:
+    table = _table("kind", "id", "state", "expires in", "live leaves", "next")
+    for each in authorities.authorities:
+        state = Text(each.state, style=STATE_STYLE.get(each.state, ""))
+        left = each.not_after.ToDatetime(tzinfo=now.tzinfo) - now
+        table.add_row(
+            each.kind, each.id[:8], state, f"{left.total_seconds() / 3600:.0f} h", str(each.live_leaves), each.next
+        )
+    return table
+
+
+def _traffic(load: Tally) -> Table:
+    table = _table("requests", "failures", "p50", "p99", "answered by")
+    failures = Text(str(load.failed), style="bold green" if not load.failed else "bold red")
+    quantiles = [f"{load.quantile(share) * 1000:.2f} ms" for share in (0.5, 0.99)]
+    table.add_row(str(load.requests), failures, *quantiles, " ".join(sorted(load.peers)))
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, expand=True, header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
