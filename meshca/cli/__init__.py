@@ -1,0 +1,107 @@
+"""The command line: one table of commands, each loaded when it is asked for.
+
+Rules:
+- `meshca --help` loads neither grpc nor sqlalchemy: help comes from the table, a command's module is imported when the command runs.
+- An error that somebody could foresee ends in one line that says what to do, and in an exit code of `meshca.cli.exits`.
+"""
+
+import os
+import sys
+from importlib import import_module, metadata
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from meshca.cli.exits import Exit, failure_of
+
+# Name, module, what it does. Commands in `run` are plain commands, each other module is a group of them.
+COMMANDS = (
+    ("up", "run", "Run server and agent in one process."),
+    ("demo", "run", "Show the main job on real Envoys: every key replaced under load, no request fails."),
+    ("status", "run", "Show how the server is: readiness, alarms, authorities, who is behind."),
+    ("health", "run", "Say whether the server can sign and serve: exit 0 or 1."),
+    ("why", "run", "Explain what a process gets, and why not more."),
+    ("entry", "entry", "Registration entries: which callers get which SPIFFE ID."),
+    ("bundle", "bundle", "Trust bundles: show, move and compare them."),
+    ("svid", "svid", "X.509-SVIDs: mint, fetch, look at and verify them."),
+    ("authority", "authority", "Signing keys: list, rotate, taint and revoke them."),
+    ("audit", "audit", "The issuance record: find, verify, export and prune it."),
+    ("store", "store", "Back up and restore the server's store."),
+    ("config", "config", "Check and show the configuration."),
+    ("envoy", "envoy", "Write Envoy configuration that takes its certificates from our socket."),
+)
+_PLAIN = "run"
+_MODULES = {name: module for name, module, _ in COMMANDS}
+
+
+class LazyGroup(TyperGroup):
+    """A group that shows its table, and imports a command when it is to run or to be completed."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: TyperCommand(name=name, help=text) for name, _, text in COMMANDS}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The real command in place of the table's line; see TyperGroup."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load(str(name)), rest
+
+
+def load(name: str) -> Any:
+    """Import a command of the table."""
+    module = import_module(f"meshca.cli.{_MODULES[name]}")
+    command: Any = get_command(module.app)
+    if _MODULES[name] == _PLAIN:
+        return command.commands[name]
+    command.name = name
+    command.help = next(text for each, _, text in COMMANDS if each == name)
+    return command
+
+
+app = typer.Typer(
+    name="meshca",
+    cls=LazyGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
+    if wanted:
+        typer.echo(f"meshca {metadata.version('meshca')}")
+        raise typer.Exit
+
+
+@app.callback()
+def meshca(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """A standalone certificate authority: SPIFFE X.509-SVIDs for workloads, over Envoy SDS and the Workload API."""
+
+
+def main() -> None:
+    """Run the command line, and end the process with an exit code of `meshca.cli.exits`."""
+    try:
+        app(prog_name="meshca")
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - the one place where errors become exit codes
+        _end(error)
+
+
+def _end(error: Exception) -> None:
+    failure = failure_of(error)
+    if failure is None:
+        if os.environ.get("MESHCA_DEBUG"):
+            raise error
+        typer.echo(f"error: a bug: {type(error).__name__}: {error} (MESHCA_DEBUG=1 shows where)", err=True)
+        sys.exit(Exit.INTERNAL)
+    if str(failure):
+        typer.echo(f"error: {failure}", err=True)
+    sys.exit(failure.code)

@@ -1,0 +1,98 @@
+"""`meshca audit`: the issuance record."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from meshca.cli.entry_file import timestamp
+from meshca.cli.options import AdminSocket, Format, Output
+from meshca.cli.output import document, emit, emit_event, facts, rows
+from meshca.cli.session import ask
+from meshca.cli.values import past
+from meshca.client import AdminClient
+from meshca.clock import SystemClock
+from meshca.model import AuditKind
+from meshca.proto import admin_pb2 as pb
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def find(
+    *,
+    serial: Annotated[str | None, typer.Option(help="Serial number in hex; colons are allowed.")] = None,
+    spiffe_id: Annotated[str | None, typer.Option("--spiffe-id", help="Only records of this SPIFFE ID.")] = None,
+    since: Annotated[str | None, typer.Option(help="A time, or a duration back from now, such as 2h.")] = None,
+    kind: Annotated[AuditKind | None, typer.Option(help="Only records of this kind.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 100,
+    socket: AdminSocket = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Find records, newest first."""
+    request = pb.FindRequest(
+        serial=serial or "",
+        spiffe_id=spiffe_id or "",
+        since=timestamp(past(since, SystemClock().now())) if since else None,
+        kind=kind or "",
+        limit=limit,
+    )
+    found: pb.AuditRecordList = ask(socket, lambda server: server.audit.Find(request))
+    emit(document(found), output, lambda: _table(found))
+
+
+@app.command()
+def verify(
+    *,
+    head: Annotated[str, typer.Option(help="A head that you kept (writer:sequence:hash): finds truncation, too.")] = "",
+    socket: AdminSocket = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Check the hash chain of the whole record; exit 1 if a record was changed or is missing."""
+    request = pb.VerifyAuditRequest(head=head)
+    verdict: pb.VerifyAuditResponse = ask(socket, lambda server: server.audit.Verify(request), within=None)
+    emit(document(verdict), output, lambda: facts([("intact records", verdict.records), ("head", verdict.head)]))
+
+
+@app.command()
+def export(*, socket: AdminSocket = "") -> None:
+    """Print all records, oldest first, one JSON object a line."""
+
+    async def work(server: AdminClient) -> None:
+        async for each in server.audit.Export(pb.Empty()):
+            emit_event(document(each), Format.JSON, "")
+
+    ask(socket, work, within=None)
+
+
+@app.command()
+def prune(
+    *,
+    before: Annotated[str, typer.Option(help="A time, or a duration back from now, such as 90d.")],
+    socket: AdminSocket = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Remove old records, and leave a signed anchor in their place."""
+    request = pb.PruneRequest(before=timestamp(past(before, SystemClock().now())))
+    outcome: pb.PruneResponse = ask(socket, lambda server: server.audit.Prune(request), within=None)
+    emit(document(outcome), output, lambda: facts([("removed", outcome.removed), ("anchor", outcome.anchor)]))
+
+
+def _table(found: pb.AuditRecordList) -> Table:
+    return rows(
+        ["AT", "KIND", "SERIAL", "SPIFFE ID", "WHAT", "RECORD"],
+        ((r.at, r.kind, r.serial, r.spiffe_id, _gist(r.body), f"{r.writer}:{r.sequence}") for r in found.records),
+    )
+
+
+def _gist(body: str) -> str:
+    """The scalars of a record's body in one line, without what has a column of its own."""
+    try:
+        members = json.loads(body)
+    except ValueError:
+        return body
+    if not isinstance(members, dict):
+        return body
+    plain = {name: value for name, value in members.items() if isinstance(value, str | int) and value != ""}
+    return " ".join(f"{name}={value}" for name, value in plain.items() if name not in {"serial", "spiffe_id"})

@@ -1,0 +1,210 @@
+"""`meshca entry`: registration entries, one by one or as a file."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from meshca.cli.entry_file import duration, read_entries, timestamp
+from meshca.cli.options import AdminSocket, Format, Output
+from meshca.cli.output import document, emit, facts, remark, rows
+from meshca.cli.session import ask
+from meshca.cli.values import future
+from meshca.client import AdminClient
+from meshca.clock import SystemClock
+from meshca.errors import InvalidInput
+from meshca.proto import admin_pb2 as pb
+
+app = typer.Typer(no_args_is_help=True)
+
+EntryID = Annotated[str, typer.Argument(metavar="ID", help="The entry's id.")]
+SpiffeID = Annotated[
+    str | None, typer.Option("--spiffe-id", help="The SPIFFE ID, in full: spiffe://trust-domain/path.")
+]
+Selectors = Annotated[
+    list[str] | None, typer.Option("--selector", help="type:value, such as unix:uid:1000 (repeatable).")
+]
+TTL = Annotated[str | None, typer.Option("--ttl", help="Lifetime of its SVIDs, such as 1h; else the server's default.")]
+DNS = Annotated[list[str] | None, typer.Option("--dns", help="DNS name in its SVIDs (repeatable).")]
+Hint = Annotated[str | None, typer.Option("--hint", help="What the workload is told this SVID is for.")]
+Default = Annotated[bool | None, typer.Option("--default/--no-default", help="Comes first where a caller has several.")]
+FederatesWith = Annotated[
+    list[str] | None, typer.Option("--federates-with", help="Trust domain whose bundle it gets, too.")
+]
+Expires = Annotated[str | None, typer.Option("--expires", help="When it ends: a time, or a duration from now.")]
+Source = Annotated[str | None, typer.Option("--source", help="Who keeps this entry, for `entry apply --prune`.")]
+
+
+@app.command()
+def create(
+    *,
+    spiffe_id: Annotated[str, typer.Option("--spiffe-id", help="The SPIFFE ID, in full: spiffe://trust-domain/path.")],
+    selector: Annotated[list[str], typer.Option(help="type:value, such as unix:uid:1000 (repeatable; all must fit).")],
+    ttl: TTL = None,
+    dns: DNS = None,
+    hint: Hint = None,
+    default: Default = None,
+    federates_with: FederatesWith = None,
+    expires: Expires = None,
+    entry_id: Annotated[str | None, typer.Option("--id", help="Its id; else the server makes one.")] = None,
+    source: Source = None,
+    socket: AdminSocket = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Make an entry: callers with all these selectors get this SPIFFE ID."""
+    entry, _ = _entry(
+        spiffe_id=spiffe_id,
+        selectors=selector,
+        ttl=ttl,
+        dns_names=dns,
+        hint=hint,
+        default=default,
+        federates_with=federates_with,
+        expires_at=expires,
+        source=source,
+    )
+    entry.id = entry_id or ""
+    _show(ask(socket, lambda server: server.entries.Create(pb.CreateEntryRequest(entry=entry))), output)
+
+
+@app.command()
+def update(
+    entry_id: EntryID,
+    *,
+    spiffe_id: SpiffeID = None,
+    selector: Selectors = None,
+    ttl: TTL = None,
+    dns: DNS = None,
+    hint: Hint = None,
+    default: Default = None,
+    federates_with: FederatesWith = None,
+    expires: Expires = None,
+    source: Source = None,
+    socket: AdminSocket = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Change the named fields of an entry. An empty value takes a field away (`--ttl ''`); lists are replaced whole."""
+    entry, fields = _entry(
+        spiffe_id=spiffe_id,
+        selectors=selector,
+        ttl=ttl,
+        dns_names=dns,
+        hint=hint,
+        default=default,
+        federates_with=federates_with,
+        expires_at=expires,
+        source=source,
+    )
+    if not fields:
+        raise InvalidInput("nothing to change: name at least one field, such as --ttl 30m")
+    entry.id = entry_id
+    request = pb.UpdateEntryRequest(entry=entry, fields=fields)
+    _show(ask(socket, lambda server: server.entries.Update(request)), output)
+
+
+@app.command()
+def show(entry_id: EntryID, *, socket: AdminSocket = "", output: Output = Format.TABLE) -> None:
+    """Show one entry."""
+    _show(ask(socket, lambda server: server.entries.Get(pb.EntryID(id=entry_id))), output)
+
+
+@app.command("list")
+def list_(
+    *,
+    spiffe_id: SpiffeID = None,
+    selector: Annotated[str | None, typer.Option(help="Only entries with this selector.")] = None,
+    source: Source = None,
+    socket: AdminSocket = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """List entries, all or some."""
+    request = pb.ListEntriesRequest(spiffe_id=spiffe_id or "", selector=selector or "", source=source or "")
+    found: pb.EntryList = ask(socket, lambda server: server.entries.List(request))
+    emit(document(found), output, lambda: entry_rows(found.entries))
+
+
+@app.command()
+def delete(
+    entry_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids of the entries.")],
+    *,
+    now: Annotated[bool, typer.Option("--now", help="Also make its callers trust nobody, at once.")] = False,
+    socket: AdminSocket = "",
+) -> None:
+    """Remove entries: no renewal for their callers; what they hold lives out its time."""
+
+    async def work(server: AdminClient) -> None:
+        for entry_id in entry_ids:
+            await server.entries.Delete(pb.DeleteEntryRequest(id=entry_id, now=now))
+            remark(f"deleted {entry_id}")
+
+    ask(socket, work)
+
+
+@app.command()
+def apply(
+    *,
+    file: Annotated[str, typer.Option("--file", "-f", metavar="FILE", help="YAML or JSON; - reads standard input.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete entries of this source that are not in the file.")
+    ] = False,
+    source: Source = None,
+    socket: AdminSocket = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Make the entries of one source equal to a file, all or nothing. Takes what `entry list -o yaml` prints."""
+    if prune and not source:
+        raise InvalidInput("--prune needs --source: it deletes only what the same source applied")
+    entries = read_entries(sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8"))
+    foreign = sorted({entry.source for entry in entries if entry.source not in ("", source or "")})
+    if foreign:
+        raise InvalidInput(f"the file has entries of source {', '.join(foreign)}, not of {source or '(none)'}")
+    request = pb.ApplyEntriesRequest(source=source or "", entries=entries, dry_run=dry_run, prune=prune)
+    changes: pb.ApplyEntriesResponse = ask(socket, lambda server: server.entries.Apply(request))
+    emit({"dry_run": dry_run, **document(changes)}, output, lambda: _change_rows(changes))
+    if dry_run:
+        remark("dry run: nothing was changed")
+
+
+def entry_rows(entries: Any) -> Table:
+    """Entries as a table."""
+    return rows(
+        ["ID", "SPIFFE ID", "SELECTORS", "TTL", "HINT", "FEDERATES WITH", "SOURCE"],
+        (
+            (e.id, e.spiffe_id + " (default)" * e.default, e.selectors, e.ttl, e.hint, e.federates_with, e.source)
+            for e in entries
+        ),
+    )
+
+
+def _change_rows(changes: pb.ApplyEntriesResponse) -> Table:
+    kinds = ("created", "updated", "deleted", "unchanged")
+    return rows(
+        ["CHANGE", "ID", "SPIFFE ID", "SELECTORS"],
+        ((kind, e.id, e.spiffe_id, e.selectors) for kind in kinds for e in getattr(changes, kind)),
+    )
+
+
+def _show(entry: pb.Entry, output: Format) -> None:
+    emit(document(entry), output, lambda: facts((name.replace("_", " "), value) for name, value in _fields(entry)))
+
+
+def _fields(entry: pb.Entry) -> list[tuple[str, object]]:
+    return [(field.name, getattr(entry, field.name)) for field in entry.DESCRIPTOR.fields]
+
+
+def _entry(**given: Any) -> tuple[pb.Entry, list[str]]:
+    """The entry that the options make, and the names of the fields that were given. Empty values stand for absent ones."""
+    values = {name: value for name, value in given.items() if value is not None}
+    entry = pb.Entry(default=values.get("default", False))
+    for name in ("spiffe_id", "hint", "source"):
+        setattr(entry, name, values.get(name, ""))
+    for name in ("selectors", "dns_names", "federates_with"):
+        getattr(entry, name).extend(item for item in values.get(name, []) if item)
+    if values.get("ttl"):
+        entry.ttl.CopyFrom(duration(values["ttl"]))
+    if values.get("expires_at"):
+        entry.expires_at.CopyFrom(timestamp(future(values["expires_at"], SystemClock().now())))
+    return entry, list(values)

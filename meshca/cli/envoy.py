@@ -1,0 +1,108 @@
+"""`meshca envoy`: configuration for an Envoy that takes its certificates from our socket."""
+
+import json
+import socket
+from typing import Annotated
+
+import typer
+
+from meshca.bootstrap import BootstrapSpec, Inbound, Outbound, envoy_bootstrap
+from meshca.cli.options import Format
+from meshca.cli.output import as_yaml
+from meshca.errors import InvalidInput
+from spiffe.id import SpiffeID
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def envoy() -> None:
+    """Envoy."""
+
+
+@app.command()
+def bootstrap(
+    *,
+    inbound: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PORT=APP_PORT", help="Take mutual TLS on PORT for the application on APP_PORT (repeatable)."
+        ),
+    ] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(metavar="SPIFFE_ID", help="Who may call the inbound ports (repeatable).")
+    ] = None,
+    outbound: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PORT=HOST:PORT@SPIFFE_ID",
+            help="Send what comes to 127.0.0.1:PORT over mutual TLS to HOST:PORT, which must be SPIFFE_ID (repeatable).",
+        ),
+    ] = None,
+    sds_socket: Annotated[
+        str,
+        typer.Option(envvar="SPIFFE_ENDPOINT_SOCKET", metavar="PATH", help="The workload socket.", show_default=False),
+    ] = "",
+    svid: Annotated[str, typer.Option(help="SDS name of the own SVID: default, or a SPIFFE ID.")] = "default",
+    validation: Annotated[
+        str, typer.Option(help="SDS name of the bundle that judges peers: ROOTCA, or spiffe://trust-domain.")
+    ] = "ROOTCA",
+    node_id: Annotated[str, typer.Option(help="Envoy's node id; else the host name.", show_default=False)] = "",
+    node_cluster: Annotated[str, typer.Option(help="Envoy's node cluster.")] = "meshca",
+    admin_port: Annotated[int, typer.Option(help="Envoy's admin port, on 127.0.0.1.")] = 9901,
+    delta: Annotated[bool, typer.Option("--delta", help="Use the incremental protocol.")] = False,
+    output: Annotated[Format, typer.Option("--output", "-o", help="yaml or json.")] = Format.YAML,
+) -> None:
+    """Print a complete Envoy bootstrap: mutual TLS with SVIDs from our socket, peers named exactly."""
+    peers = tuple(SpiffeID.parse(text) for text in allow or [])
+    spec = BootstrapSpec(
+        node_id=node_id or socket.gethostname(),
+        node_cluster=node_cluster,
+        sds_socket=(sds_socket or default_socket()).removeprefix("unix://").removeprefix("unix:"),
+        inbound=tuple(_inbound(text, peers, svid, validation) for text in inbound or []),
+        outbound=tuple(_outbound(text, svid, validation) for text in outbound or []),
+        admin_port=admin_port,
+        delta=delta,
+    )
+    if not (spec.inbound or spec.outbound):
+        raise InvalidInput("nothing to proxy: name at least one --inbound or --outbound")
+    document = envoy_bootstrap(spec)
+    typer.echo(json.dumps(document, indent=2) if output is Format.JSON else as_yaml(document), nl=output is Format.JSON)
+
+
+def _inbound(text: str, peers: tuple[SpiffeID, ...], svid: str, validation: str) -> Inbound:
+    port, _, app_port = text.partition("=")
+    if not peers:
+        raise InvalidInput(f"--inbound {text} needs --allow SPIFFE_ID: who may call")
+    return Inbound(
+        port=_port(port, text), app_port=_port(app_port, text), peers=peers, secret=svid, validation=validation
+    )
+
+
+def _outbound(text: str, svid: str, validation: str) -> Outbound:
+    port, _, rest = text.partition("=")
+    address, _, peer = rest.partition("@")
+    host, _, host_port = address.rpartition(":")
+    return Outbound(
+        port=_port(port, text),
+        host=host.strip("[]"),
+        host_port=_port(host_port, text),
+        peer=SpiffeID.parse(peer),
+        secret=svid,
+        validation=validation,
+    )
+
+
+def _port(text: str, option: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise InvalidInput(
+            f"{option!r}: {text!r} is not a port; write 8443=8080, or 9001=api.example:8443@spiffe://mesh.local/api"
+        )
+    return int(text)
+
+
+def default_socket() -> str:
+    """Where `meshca up` of this user makes its workload socket."""
+    from meshca.config import default_workload_socket  # noqa: PLC0415 - only for the default
+
+    return default_workload_socket()
