@@ -1,0 +1,130 @@
+"""Authority keys as files: one PKCS#8 PEM for each, encrypted if there is a passphrase, in a directory that is ours alone.
+
+Rules:
+- A key that was returned is on the disk; a file is there whole or not at all.
+- A wrong passphrase stops the start: a key that we can not open is not gone, and its authority must not be dropped.
+- No repr shows a key or the passphrase, and the object can not be pickled.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from meshca.adapters.keys import key_id as id_of
+from meshca.adapters.keys import new_key
+from meshca.adapters.private_files import check_private_file, private_directory, read_private, write_private
+from meshca.errors import CannotStart, KeyGone, StoreUnavailable
+from meshca.model import AuthorityKey, KeyType
+
+_KEY_ID = re.compile(r"[0-9a-f]{40}")
+_ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+
+
+class DiskKeyManager:
+    """The KeyManager port over a directory, which the first call makes. Thread-safe; one process at a time.
+
+    Besides what the port says, every method raises CannotStart when the directory or a file of it is not ours alone, and
+    StoreUnavailable when the disk fails; `load` raises CannotStart when the passphrase does not open the key.
+    """
+
+    def __init__(self, directory: Path, passphrase: bytes | None = None) -> None:
+        if passphrase == b"":
+            raise CannotStart(f"the passphrase of the keys in {directory} is empty")
+        self._path = directory
+        self._passphrase = passphrase
+        self._writing = threading.Lock()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a key manager can not be pickled or copied: it leads to private keys")
+
+    def generate(self, key_type: KeyType) -> tuple[str, AuthorityKey]:
+        """See the port."""
+        key = new_key(key_type)
+        made = id_of(key)
+        with self._directory() as directory, self._writing:
+            _sweep(directory)
+            write_private(directory, f"{made}.pem", self._encoded(key))
+        return made, key
+
+    def load(self, key_id: str) -> AuthorityKey:
+        """See the port."""
+        if not _KEY_ID.fullmatch(key_id):
+            raise KeyGone(f"{key_id[:80]!r} is no key id: 40 hex digits")
+        path = self._path / f"{key_id}.pem"
+        with self._directory() as directory:
+            try:
+                document = read_private(directory, path.name, path)
+            except FileNotFoundError as error:
+                raise KeyGone(f"there is no key file {path}") from error
+        return self._decoded(document, key_id, path)
+
+    def delete(self, key_id: str) -> None:
+        """See the port."""
+        with self._directory() as directory:
+            if key_id in _kept(directory):
+                os.unlink(f"{key_id}.pem", dir_fd=directory)
+                os.fsync(directory)
+
+    def key_ids(self) -> frozenset[str]:
+        """See the port. Checks the owner and mode of every key file: what a start does first."""
+        with self._directory() as directory:
+            kept = _kept(directory)
+            for name in (f"{key_id}.pem" for key_id in kept):
+                check_private_file(os.stat(name, dir_fd=directory, follow_symlinks=False), self._path / name)
+            return kept
+
+    @contextmanager
+    def _directory(self) -> Iterator[int]:
+        try:
+            with private_directory(self._path) as opened:
+                yield opened
+        except OSError as error:
+            raise StoreUnavailable(f"keys in {self._path} can not be read or written: {error}") from error
+
+    def _encoded(self, key: AuthorityKey) -> bytes:
+        encryption = BestAvailableEncryption(self._passphrase) if self._passphrase else NoEncryption()
+        return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+    def _decoded(self, document: bytes, key_id: str, path: Path) -> AuthorityKey:
+        encrypted = document.startswith(_ENCRYPTED)
+        if encrypted and not self._passphrase:
+            raise CannotStart(f"key file {path} is encrypted: give its passphrase")
+        if self._passphrase and not encrypted:
+            raise CannotStart(
+                f"key file {path} is not encrypted, but there is a passphrase: openssl pkcs8 -topk8 does it"
+            )
+        try:
+            key = load_pem_private_key(document, self._passphrase)
+        except ValueError as error:
+            if encrypted:
+                raise CannotStart(f"key file {path} does not open with this passphrase") from error
+            raise KeyGone(f"key file {path} holds no private key: {error}") from error
+        if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)) or id_of(key) != key_id:
+            raise KeyGone(f"key file {path} holds another key than {key_id}")
+        return key
+
+
+def _kept(directory: int) -> frozenset[str]:
+    """The ids that the names of files in the directory say."""
+    names = (name.removesuffix(".pem") for name in os.listdir(directory) if name.endswith(".pem"))
+    return frozenset(name for name in names if _KEY_ID.fullmatch(name))
+
+
+def _sweep(directory: int) -> None:
+    """Remove what a kill in the middle of a write left behind: nobody may find half a key later."""
+    for name in os.listdir(directory):
+        if name.endswith(".pem.tmp"):
+            os.unlink(name, dir_fd=directory)
