@@ -3,11 +3,13 @@
 Rules: no method awaits anything, so a cancelled call has done all or nothing, and calls never interleave. One event loop only.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from meshca.errors import AlreadyExists, NotFound, StoreConflict
+from meshca.adapters.store_entries import refuse_taken
+from meshca.adapters.store_rows import serial_row
+from meshca.errors import NotFound, StoreConflict
 from meshca.model import AuditKind, AuditQuery, AuditRecord, Entry, Slots
 from spiffe.bundle import Bundle
 from spiffe.id import TrustDomain
@@ -35,31 +37,31 @@ class MemoryEntryStore:
 
     async def create(self, entry: Entry) -> None:
         """See the port."""
-        if entry.id in self._entries:
-            raise AlreadyExists(f"there is an entry {entry.id} already", entry.id)
-        await self.apply([entry], [])
+        self._put(dict(self._entries), [entry])
 
     async def update(self, entry: Entry) -> None:
         """See the port."""
-        if entry.id not in self._entries:
-            raise NotFound(f"there is no entry {entry.id}")
-        await self.apply([entry], [])
+        self._put(self._without([entry.id]), [entry])
 
     async def delete(self, entry_id: str) -> None:
         """See the port."""
-        await self.apply([], [entry_id])
+        self._entries = self._without([entry_id])
 
     async def apply(self, put: Sequence[Entry], delete: Sequence[str]) -> None:
         """See the port."""
-        after = dict(self._entries)
-        for entry_id in dict.fromkeys(delete):
-            if after.pop(entry_id, None) is None:
+        kept, last = self._without(delete), {entry.id: entry for entry in put}
+        self._put({name: kept[name] for name in kept if name not in last}, last.values())
+
+    def _without(self, gone: Iterable[str]) -> dict[str, Entry]:
+        kept = dict(self._entries)
+        for entry_id in dict.fromkeys(gone):
+            if kept.pop(entry_id, None) is None:
                 raise NotFound(f"there is no entry {entry_id}")
-        for entry in put:
-            after.pop(entry.id, None)  # to the end, so that an entry left alone is the one that exists already
-            after[entry.id] = entry
-        _refuse_identical(after.values())
-        self._entries = after
+        return kept
+
+    def _put(self, kept: dict[str, Entry], put: Collection[Entry]) -> None:
+        refuse_taken(kept.values(), put)
+        self._entries = kept | {entry.id: entry for entry in put}
 
 
 class MemoryBundleStore:
@@ -146,19 +148,10 @@ class MemoryAuditLog:
         return sorted(links, key=lambda link: link.sequence)
 
 
-def _refuse_identical(entries: Iterable[Entry]) -> None:
-    """Raise AlreadyExists when two entries have the same SPIFFE ID and selectors."""
-    seen: dict[object, str] = {}
-    for entry in entries:
-        first = seen.setdefault((entry.spiffe_id, entry.selectors), entry.id)
-        if first != entry.id:
-            raise AlreadyExists(f"entry {first} has the SPIFFE ID {entry.spiffe_id} and these selectors already", first)
-
-
 def _answers(link: AuditRecord, query: AuditQuery) -> bool:
     """Whether a link is among those asked for."""
     return (
-        (query.serial is None or link.serial == f"{query.serial:x}")
+        (query.serial is None or link.serial == serial_row(query.serial))
         and (query.spiffe_id is None or link.spiffe_id == str(query.spiffe_id))
         and (query.since is None or link.at >= query.since)
         and (query.kind is None or link.kind is query.kind)
