@@ -57,7 +57,6 @@ class Fields:
     self_issued: bool
     not_before: datetime
     not_after: datetime
-    public_key: PublicKey
     extensions: x509.Extensions
 
     @classmethod
@@ -70,9 +69,9 @@ class Fields:
                 self_issued=certificate.subject == certificate.issuer,
                 not_before=certificate.not_valid_before_utc,
                 not_after=certificate.not_valid_after_utc,
-                public_key=strong_key(certificate.public_key()),
                 extensions=certificate.extensions,
             )
+            strong_key(certificate.public_key())
             _check_serial(certificate.serial_number)
             _check_signature_hash(certificate.signature_hash_algorithm)
         except UNREADABLE as error:
@@ -86,10 +85,17 @@ class Fields:
         except x509.ExtensionNotFound:
             return None
 
-    def names(self, kind: type[x509.UniformResourceIdentifier | x509.DNSName]) -> list[str]:
-        """The subject alternative names of this kind, in order."""
+    @property
+    def uris(self) -> list[str]:
+        """The URI SANs, in order."""
         san = self.extension(x509.SubjectAlternativeName)
-        return san.value.get_values_for_type(kind) if san else []
+        return san.value.get_values_for_type(x509.UniformResourceIdentifier) if san else []
+
+    @property
+    def path_length(self) -> int | None:
+        """The pathLenConstraint, None where there is none."""
+        constraints = self.extension(x509.BasicConstraints)
+        return constraints.value.path_length if constraints else None
 
 
 def strong_key(key: object) -> PublicKey:
@@ -107,7 +113,7 @@ def strong_key(key: object) -> PublicKey:
 
 def claimed_id(fields: Fields) -> SpiffeID:
     """The SPIFFE ID of a leaf. Raises VerificationFailed (X5-01, X5-02, X5-34, X5-35)."""
-    uris = fields.names(x509.UniformResourceIdentifier)
+    uris = fields.uris
     if not uris:
         raise VerificationFailed("X5-01", "certificate has no URI SAN")
     if len(uris) > 1:

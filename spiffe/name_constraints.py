@@ -19,7 +19,7 @@ def check_names(below: Fields, issuer: Fields) -> None:
         return
     permitted, excluded = constraints.value.permitted_subtrees or [], constraints.value.excluded_subtrees or []
     _check_kinds(below, {type(tree) for tree in [*permitted, *excluded]})
-    for uri in below.names(x509.UniformResourceIdentifier):
+    for uri in below.uris:
         host = _host(uri)
         if any(_within(host, tree) for tree in _uri_trees(excluded)):
             raise VerificationFailed("X5-16", f"{uri} is excluded by the name constraints of its issuer")

@@ -47,14 +47,14 @@ class X509SVID:
 
     def __post_init__(self) -> None:
         """Hold X5-01 to X5-35 for the leaf, X5-14 to X5-20 for its issuers, WA-18 for the order."""
-        if not self.chain:
-            raise InvalidSVID("chain is empty")
-        if spiffe_id_of(self.leaf) != self.spiffe_id:
-            raise InvalidSVID(f"leaf names {spiffe_id_of(self.leaf)}, not {self.spiffe_id}")
+        if not 1 <= len(self.chain) <= MAX_CERTIFICATES:
+            raise InvalidSVID(f"chain has {len(self.chain)} certificates, it must have 1 to {MAX_CERTIFICATES}")
         try:
-            _check_chain([Fields.read(certificate) for certificate in self.chain])
+            named = _id_of_chain([Fields.read(certificate) for certificate in self.chain])
         except VerificationFailed as error:
             raise InvalidSVID(f"X.509-SVID of {self.spiffe_id}: {error}") from error
+        if named != self.spiffe_id:
+            raise InvalidSVID(f"leaf names {named}, not {self.spiffe_id}")
         if self.private_key.public_key() != self.leaf.public_key():
             raise InvalidSVID(f"private key is not that of the leaf of {self.spiffe_id}")
 
@@ -143,13 +143,16 @@ def parse_der_chain(document: bytes, limit: int = MAX_CERTIFICATES) -> tuple[x50
         raise InvalidSVID(f"DER certificate cannot be read: {error}") from error
 
 
-def _check_chain(chain: Sequence[Fields]) -> None:
+def _id_of_chain(chain: Sequence[Fields]) -> SpiffeID:
+    """The ID of the leaf, in a chain whose every part is legal and signed by the next."""
     leaf, *issuers = chain
+    spiffe_id = claimed_id(leaf)
     check_profile(leaf, LEAF)
     for issuer in issuers:
         check_profile(issuer, SIGNING)
     for certificate, issuer in pairwise(chain):
         check_issued(certificate, issuer)
+    return spiffe_id
 
 
 def _parse_key(load: Callable[..., object], document: bytes) -> PrivateKey:

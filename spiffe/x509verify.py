@@ -100,8 +100,8 @@ def _check_dates(certificate: Fields, now: datetime) -> None:
 
 def _check_path_length(issuer: Fields, below: Sequence[Fields]) -> None:
     """Self-issued intermediates do not count (RFC 5280 4.2.1.9)."""
-    constraints = issuer.extension(x509.BasicConstraints)
-    limit = constraints.value.path_length if constraints else None
     count = sum(not certificate.self_issued for certificate in below)
-    if limit is not None and count > limit:
-        raise VerificationFailed("X5-13", f"pathLenConstraint is {limit}, {count} intermediates are below it")
+    if issuer.path_length is not None and count > issuer.path_length:
+        raise VerificationFailed(
+            "X5-13", f"pathLenConstraint is {issuer.path_length}, {count} intermediates are below it"
+        )
