@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -101,13 +101,13 @@ async def _start(stack: AsyncExitStack, directory: Path) -> Demo:
     return Demo(client=client, application=application, envoys=envoys, changes={name: Changes() for name in envoys})
 
 
-def backend_spec(server: Server, application: int) -> BootstrapSpec:
+def backend_spec(server: Server, application: int, *, delta: bool = False) -> BootstrapSpec:
     """The backend: mutual TLS from the frontend only, in front of the application."""
     inbound = Inbound(name="inbound", port=0, address="127.0.0.1", peers=(FRONTEND,), app_port=application)
-    return _spec("backend", server, inbound=(inbound,))
+    return replace(_spec("backend", server, delta=delta), inbound=(inbound,))
 
 
-def frontend_spec(server: Server, upstream: int) -> BootstrapSpec:
+def frontend_spec(server: Server, upstream: int, *, delta: bool = False) -> BootstrapSpec:
     """The frontend: two plain listeners towards the backend, one that keeps its connections and one that never does."""
     kept, fresh = (
         Outbound(
@@ -115,20 +115,12 @@ def frontend_spec(server: Server, upstream: int) -> BootstrapSpec:
         )
         for name, limit in (("kept", 0), ("fresh", 1))
     )
-    return _spec("frontend", server, outbound=(kept, fresh))
+    return replace(_spec("frontend", server, delta=delta), outbound=(kept, fresh))
 
 
-def _spec(
-    name: str, server: Server, *, inbound: tuple[Inbound, ...] = (), outbound: tuple[Outbound, ...] = ()
-) -> BootstrapSpec:
-    return BootstrapSpec(
-        node_id=name,
-        node_cluster="demo",
-        sds_socket=str(server.sockets[name]),
-        admin_port=0,
-        inbound=inbound,
-        outbound=outbound,
-    )
+def _spec(name: str, server: Server, *, delta: bool) -> BootstrapSpec:
+    socket = str(server.sockets[name])
+    return BootstrapSpec(node_id=name, node_cluster="demo", sds_socket=socket, admin_port=0, delta=delta)
 
 
 async def _run(made: Demo, console: Console, seconds: float) -> None:

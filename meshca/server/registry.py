@@ -58,7 +58,7 @@ class Registry:
         """Add an entry. Raises InvalidInput, AlreadyExists."""
         self._check(entry)
         await self.entry_store.create(entry)
-        await self.load()
+        self._keep([entry])
         return entry
 
     async def update(self, entry: Entry) -> Entry:
@@ -66,7 +66,7 @@ class Registry:
         self.get(entry.id)
         self._check(entry)
         await self.entry_store.update(entry)
-        await self.load()
+        self._keep([entry])
         return entry
 
     async def delete(self, entry_id: str, *, now: bool) -> Entry:
@@ -75,7 +75,7 @@ class Registry:
         await self.entry_store.delete(entry_id)
         if now:
             self.cut_off |= {entry_id}
-        await self.load()
+        self._keep([], [entry])
         return entry
 
     async def expire(self, now: datetime) -> tuple[Entry, ...]:
@@ -83,7 +83,7 @@ class Registry:
         over = tuple(entry for entry in self.entries if not entry.is_live(now))
         if over:
             await self.entry_store.apply((), [entry.id for entry in over])
-            await self.load()
+            self._keep([], over)
         return over
 
     async def apply(self, wanted: Sequence[Entry], source: str, *, prune: bool, dry_run: bool) -> Applied:
@@ -92,8 +92,9 @@ class Registry:
             self._check(entry)
         plan = plan_apply(self.entries, wanted, source, prune=prune)
         if not dry_run and (plan.created or plan.updated or plan.deleted):
-            await self.entry_store.apply([*plan.created, *plan.updated], [entry.id for entry in plan.deleted])
-            await self.load()
+            put = [*plan.created, *plan.updated]
+            await self.entry_store.apply(put, [entry.id for entry in plan.deleted])
+            self._keep(put, plan.deleted)
         return plan
 
     async def set_bundle(self, bundle: Bundle) -> Bundle:
@@ -104,7 +105,8 @@ class Registry:
                 f"the bundle of {bundle.trust_domain} has no X.509 authorities: to stop trusting it, use `meshca bundle delete`"
             )
         await self.bundle_store.set(bundle)
-        await self.load()
+        self.bundles = self.bundles.with_bundle(bundle)
+        self.on_change()
         return bundle
 
     async def delete_bundle(self, trust_domain: TrustDomain, *, dissociate: bool) -> tuple[Entry, ...]:
@@ -121,8 +123,18 @@ class Registry:
         changed = [replace(entry, federates_with=entry.federates_with - {trust_domain}) for entry in users]
         await self.entry_store.apply(changed, ())
         await self.bundle_store.delete(trust_domain)
-        await self.load()
+        self.bundles = self.bundles.without(trust_domain)
+        self._keep(changed)
         return tuple(changed)
+
+    def _keep(self, put: Iterable[Entry], delete: Iterable[Entry] = ()) -> None:
+        """Mirror what the store has taken, in its order."""
+        kept = {entry.id: entry for entry in self.entries}
+        for entry in delete:
+            kept.pop(entry.id, None)
+        kept |= {entry.id: entry for entry in put}
+        self.entries = tuple(sorted(kept.values(), key=lambda entry: (entry.created_at, entry.id)))
+        self.on_change()
 
     def _check(self, entry: Entry) -> None:
         """Raise InvalidInput unless this server can serve the entry."""
