@@ -1,0 +1,118 @@
+"""Authorities over the admin API: the operator's steps, and the whole walk with its progress."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from meshca.authority.holders import Ledger
+from meshca.authority.rotation import Rotation
+from meshca.errors import InvalidInput
+from meshca.model import Kind, Slot, Slots
+from meshca.ports import Clock
+from meshca.proto import admin_pb2 as pb
+from meshca.proto import admin_pb2_grpc as rpc
+from meshca.server.admin import Identify, Note
+from meshca.server.convert import authority_message, kind_of, timestamp
+from meshca.server.walk import Step, Walk, following
+from sds.watch import Latest
+
+LOOK_SECONDS = 0.25
+
+
+class AuthorityAPI(rpc.AuthoritiesServicer):
+    """The Authorities service."""
+
+    def __init__(
+        self, *, rotation: Rotation, slots: Latest[Slots], ledger: Ledger, note: Note, identify: Identify, clock: Clock
+    ) -> None:
+        self._rotation = rotation
+        self._slots = slots
+        self._ledger = ledger
+        self._note = note
+        self._identify = identify
+        self._clock = clock
+
+    async def List(self, request: pb.Empty, context: Any) -> pb.AuthorityList:  # noqa: N802, ARG002 - the proto names it
+        """All authorities, roots first, oldest first."""
+        return pb.AuthorityList(authorities=self.messages())
+
+    def messages(self) -> list[pb.Authority]:
+        """All authorities as they are shown."""
+        slots = self._rotation.slots
+        return [self._shown(slot) for kind in (Kind.ROOT, Kind.INTERMEDIATE) for slot in slots.of(kind)]
+
+    async def Prepare(self, request: pb.KindRequest, context: Any) -> pb.Authority:  # noqa: N802 - same
+        """Make a successor; a root is published at once and signs nothing yet."""
+        kind = kind_of(request.kind)
+        await self._note("authority.prepare", self._identify(context), kind=kind)
+        return self._shown(await self._rotation.prepare(kind))
+
+    async def Activate(self, request: pb.AuthorityRequest, context: Any) -> pb.AuthorityOutcome:  # noqa: N802 - same
+        """Let a prepared authority sign once every holder has the bundle; at once with force."""
+        await self._noted("authority.activate", request, context)
+        return self._outcome(request.id, await self._rotation.activate(request.id, force=request.force))
+
+    async def Taint(self, request: pb.AuthorityRequest, context: Any) -> pb.AuthorityOutcome:  # noqa: N802 - same
+        """Stop trusting an authority: replace what hangs on it first, then drop it."""
+        await self._noted("authority.taint", request, context)
+        return self._outcome(request.id, await self._rotation.taint(request.id))
+
+    async def Revoke(self, request: pb.AuthorityRequest, context: Any) -> pb.AuthorityOutcome:  # noqa: N802 - same
+        """Drop an authority; what hangs on it is replaced first, unless forced."""
+        await self._noted("authority.revoke", request, context)
+        return self._outcome(request.id, await self._rotation.revoke(request.id, force=request.force))
+
+    async def Rotate(self, request: pb.KindRequest, context: Any) -> AsyncIterator[pb.Progress]:  # noqa: N802 - same
+        """Write the wish down, then tell each step until the old authority is gone. Nobody needs to watch for it to go on."""
+        kind = kind_of(request.kind)
+        await self._note("authority.rotate", self._identify(context), kind=kind)
+        before = self._rotation.slots
+        walk, told = Walk.begin(kind, before), []
+        await self._rotation.rotate(kind)
+        while True:
+            version, after = self._slots.version, self._rotation.slots
+            steps = list(walk.steps(before, after, behind=self._behind(), live_under=self._live))
+            for step in steps:
+                if step not in told:
+                    yield self._progress(step)
+            if steps and steps[-1].name == "done":
+                return
+            before, told = after, steps
+            await self._look_again(version)
+
+    async def _look_again(self, version: int) -> None:
+        """Wait for a change of the slots, but look at the holders every now and then too."""
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                await self._slots.newer(version)
+        except TimeoutError:
+            pass
+
+    async def _noted(self, operation: str, request: pb.AuthorityRequest, context: Any) -> None:
+        slot = self._rotation.slots.get(request.id)
+        if slot is not None and request.kind and slot.kind != kind_of(request.kind):
+            raise InvalidInput(f"{request.id} is of kind {slot.kind}, not {request.kind}")
+        await self._note(operation, self._identify(context), authority=request.id, force=request.force)
+
+    def _outcome(self, slot_id: str, remarks: tuple[str, ...]) -> pb.AuthorityOutcome:
+        slot = self._rotation.slots.get(slot_id)
+        return pb.AuthorityOutcome(authority=self._shown(slot) if slot else None, remarks=remarks)
+
+    def _shown(self, slot: Slot) -> pb.Authority:
+        live = self._live(slot.id)
+        return authority_message(slot, live_leaves=live, following=following(slot, behind=self._behind(), live=live))
+
+    def _behind(self) -> int:
+        return len(self._ledger.behind(self._rotation.slots.bundle.digest, self._clock.now()))
+
+    def _live(self, slot_id: str) -> int:
+        return self._ledger.live_under(slot_id, self._clock.now())
+
+    def _progress(self, step: Step) -> pb.Progress:
+        return pb.Progress(
+            at=timestamp(self._clock.now()),
+            step=step.name,
+            text=step.text,
+            authority_id=step.authority_id,
+            behind=step.behind,
+        )

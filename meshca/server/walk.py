@@ -1,0 +1,78 @@
+"""A rotation in words, for a person who waits: what each authority waits for, and how far a walk has come. Pure."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from meshca.model import Kind, Slot, Slots, State
+
+LiveUnder = Callable[[str], int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One line of progress. `name` is stable: prepared, waiting, activated, replacing, dropped, done."""
+
+    name: str
+    text: str
+    authority_id: str = ""
+    behind: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walk:
+    """A rotation that somebody watches: `leaving` are the ids that were in use when it began."""
+
+    kind: Kind
+    leaving: frozenset[str]
+
+    @classmethod
+    def begin(cls, kind: Kind, slots: Slots) -> "Walk":
+        """Everything of the kind but a prepared successor is to leave."""
+        return cls(kind=kind, leaving=frozenset(slot.id for slot in slots.of(kind) if slot.state is not State.PREPARED))
+
+    def steps(self, before: Slots, after: Slots, *, behind: int, live_under: LiveUnder) -> Iterator[Step]:
+        """What has changed between two looks, then what is waited for now, or `done`."""
+        yield from self._changes(before, after)
+        present = {slot.id for slot in after.of(self.kind)}
+        if not present & self.leaving:
+            yield Step(name="done", text=f"the {self.kind} is replaced")
+            return
+        prepared = after.of(self.kind, State.PREPARED)
+        if prepared and self.kind is Kind.ROOT:
+            yield Step(name="waiting", text=_waiting(behind), authority_id=prepared[0].id, behind=behind)
+        elif not prepared:
+            leaves = sum(live_under(each) for each in present & self.leaving)
+            yield Step(
+                name="replacing", text=f"{leaves} leaves below the old {self.kind} are being replaced", behind=leaves
+            )
+
+    def _changes(self, before: Slots, after: Slots) -> Iterator[Step]:
+        was = {slot.id: slot.state for slot in before.of(self.kind)}
+        now = {slot.id: slot.state for slot in after.of(self.kind)}
+        for slot_id, state in now.items():
+            if slot_id not in was:
+                text = f"{self.kind} {slot_id[:8]} is prepared" + (" and published" if self.kind is Kind.ROOT else "")
+                yield Step(name="prepared", text=text, authority_id=slot_id)
+            if state is State.ACTIVE and was.get(slot_id) is not State.ACTIVE:
+                yield Step(name="activated", text=f"{self.kind} {slot_id[:8]} signs from now on", authority_id=slot_id)
+        for slot_id in was.keys() - now.keys():
+            yield Step(name="dropped", text=f"{self.kind} {slot_id[:8]} is gone", authority_id=slot_id)
+
+
+def following(slot: Slot, *, behind: int, live: int) -> str:
+    """What comes next for an authority, and after what."""
+    match slot.state:
+        case State.PREPARED if not slot.automatic:
+            return f"waits for `meshca authority activate {slot.id}`"
+        case State.PREPARED:
+            return f"becomes active: {_waiting(behind)}"
+        case State.ACTIVE if slot.replace_leaves:
+            return "is replaced as soon as its successor is ready"
+        case State.ACTIVE:
+            return "signs; its successor is prepared at half of its life"
+        case _:
+            return f"leaves once its {live} live leaves are replaced or expired"
+
+
+def _waiting(behind: int) -> str:
+    return f"{behind} holders do not have the new bundle yet" if behind else "every holder has the new bundle; settling"
