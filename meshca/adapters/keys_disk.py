@@ -45,7 +45,7 @@ class DiskKeyManager:
             raise CannotStart(f"the passphrase of the keys in {directory} is empty")
         self._path = directory
         self._passphrase = passphrase
-        self._writing = threading.Lock()
+        self._one_at_a_time = threading.Lock()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a key manager can not be pickled or copied: it leads to private keys")
@@ -54,7 +54,7 @@ class DiskKeyManager:
         """See the port."""
         key = new_key(key_type)
         made = id_of(key)
-        with self._directory() as directory, self._writing:
+        with self._directory() as directory:
             _sweep(directory)
             write_private(directory, f"{made}.pem", self._encoded(key))
         return made, key
@@ -89,7 +89,7 @@ class DiskKeyManager:
     @contextmanager
     def _directory(self) -> Iterator[int]:
         try:
-            with private_directory(self._path) as opened:
+            with self._one_at_a_time, private_directory(self._path) as opened:
                 yield opened
         except OSError as error:
             raise StoreUnavailable(f"keys in {self._path} can not be read or written: {error}") from error

@@ -36,7 +36,7 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self.name = f"store {self.file or engine.url}"
+        self.name = f"store {self.file or engine.url.render_as_string()}"
         self._writing = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
 

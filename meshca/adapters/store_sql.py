@@ -178,7 +178,9 @@ class SqlJournal:
         """See the port."""
 
         async def work(connection: AsyncConnection) -> None:
-            await connection.execute(delete(JOURNAL).where(JOURNAL.c.revision == slots.revision))
+            removed = await connection.execute(delete(JOURNAL).where(JOURNAL.c.revision == slots.revision))
+            if slots.revision and not removed.rowcount:
+                raise StoreConflict(f"the slots were saved by somebody else after revision {slots.revision}")
             await connection.execute(insert(JOURNAL), journal_row(slots))
             await connection.execute(delete(SLOTS))
             await _all(connection, insert(SLOTS), [slot_row(*numbered) for numbered in enumerate(slots.slots)])
