@@ -85,10 +85,11 @@ def meshca(
     """A standalone certificate authority: SPIFFE X.509-SVIDs for workloads, over Envoy SDS and the Workload API."""
 
 
-def main() -> None:
-    """Run the command line, and end the process with an exit code of `meshca.cli.exits`."""
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command line (else the process's own). Ends with SystemExit and a code of `meshca.cli.exits`."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to standard error, past every log format
     try:
-        app(prog_name="meshca")
+        app(arguments, prog_name="meshca")
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the one place where errors become exit codes

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from meshca.bootstrap import BootstrapSpec, Inbound, Outbound, envoy_bootstrap
-from meshca.cli.options import Format
+from meshca.cli.options import Format, WorkloadSocket, default_workload_socket
 from meshca.cli.output import as_yaml
 from meshca.errors import InvalidInput
 from spiffe.id import SpiffeID
@@ -39,10 +39,7 @@ def bootstrap(
             help="Send what comes to 127.0.0.1:PORT over mutual TLS to HOST:PORT, which must be SPIFFE_ID (repeatable).",
         ),
     ] = None,
-    sds_socket: Annotated[
-        str,
-        typer.Option(envvar="SPIFFE_ENDPOINT_SOCKET", metavar="PATH", help="The workload socket.", show_default=False),
-    ] = "",
+    sds_socket: WorkloadSocket = "",
     svid: Annotated[str, typer.Option(help="SDS name of the own SVID: default, or a SPIFFE ID.")] = "default",
     validation: Annotated[
         str, typer.Option(help="SDS name of the bundle that judges peers: ROOTCA, or spiffe://trust-domain.")
@@ -58,7 +55,7 @@ def bootstrap(
     spec = BootstrapSpec(
         node_id=node_id or socket.gethostname(),
         node_cluster=node_cluster,
-        sds_socket=(sds_socket or default_socket()).removeprefix("unix://").removeprefix("unix:"),
+        sds_socket=(sds_socket or default_workload_socket()).removeprefix("unix://").removeprefix("unix:"),
         inbound=tuple(_inbound(text, peers, svid, validation) for text in inbound or []),
         outbound=tuple(_outbound(text, svid, validation) for text in outbound or []),
         admin_port=admin_port,
@@ -99,10 +96,3 @@ def _port(text: str, option: str) -> int:
             f"{option!r}: {text!r} is not a port; write 8443=8080, or 9001=api.example:8443@spiffe://mesh.local/api"
         )
     return int(text)
-
-
-def default_socket() -> str:
-    """Where `meshca up` of this user makes its workload socket."""
-    from meshca.config import default_workload_socket  # noqa: PLC0415 - only for the default
-
-    return default_workload_socket()

@@ -26,7 +26,31 @@ AdminSocket = Annotated[
         show_default=False,
     ),
 ]
+WorkloadSocket = Annotated[
+    str,
+    typer.Option(
+        "--socket",
+        envvar="SPIFFE_ENDPOINT_SOCKET",
+        metavar="PATH",
+        help="The workload socket; the default is where `meshca up` of this user makes it.",
+        show_default=False,
+    ),
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The configuration file (TOML).")]
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", metavar="DIR", help="Where the server keeps keys and store.")
 ]
+
+
+def default_admin_socket() -> str:
+    """Where `meshca up` of this user makes its admin socket."""
+    from meshca import config  # noqa: PLC0415 - loads pydantic, and only for the default
+
+    return config.default_admin_socket()
+
+
+def default_workload_socket() -> str:
+    """Where `meshca up` of this user makes its workload socket."""
+    from meshca import config  # noqa: PLC0415 - same
+
+    return config.default_workload_socket()

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from meshca.cli.exits import failure_of_status
+from meshca.cli.options import default_admin_socket
 from meshca.client import AdminClient, CallFailed, connect
 
 T = TypeVar("T")
@@ -15,7 +16,7 @@ WITHIN = 60.0
 def ask(path: str, work: Callable[[AdminClient], Awaitable[T]], *, within: float | None = WITHIN) -> T:
     """Do some work with the server at this socket ("": the default one). Raises Failure; `within` seconds, None: as long as it takes."""
     try:
-        return asyncio.run(_ask(path or default_socket(), work, within))
+        return asyncio.run(_ask(path or default_admin_socket(), work, within))
     except CallFailed as error:
         raise failure_of_status(error.status, str(error)) from error
 
@@ -26,10 +27,3 @@ async def _ask(path: str, work: Callable[[AdminClient], Awaitable[T]], within: f
             return await work(server)
     except TimeoutError as error:
         raise CallFailed("DEADLINE_EXCEEDED", f"unix://{path} took more than {within:g} s") from error
-
-
-def default_socket() -> str:
-    """Where `meshca up` of this user makes its admin socket."""
-    from meshca.config import default_admin_socket  # noqa: PLC0415 - loads pydantic, and only for the default
-
-    return default_admin_socket()

@@ -7,9 +7,9 @@ import typer
 
 from meshca.cli.config import read
 from meshca.cli.exits import Exit, Failure
-from meshca.cli.options import AdminSocket, ConfigFile, DataDir, Format, Output
+from meshca.cli.options import AdminSocket, ConfigFile, DataDir, Format, Output, default_admin_socket
 from meshca.cli.output import document, emit, facts, remark
-from meshca.cli.session import ask, default_socket
+from meshca.cli.session import ask
 from meshca.client import CallFailed, probe
 from meshca.proto import admin_pb2 as pb
 
@@ -40,7 +40,7 @@ def restore(
     """Put a backup in place of the store of a stopped server. What was there is kept beside it."""
     from meshca.wiring import restore_store  # noqa: PLC0415 - loads the server
 
-    if _lives(socket or default_socket()):
+    if _lives(socket or default_admin_socket()):
         raise Failure(Exit.FAILED, "a meshca server is running on this data: stop it first, then restore")
     kept = restore_store(read(config, data_dir=data_dir, admin_socket=socket), path)
     remark(f"restored from {path}; what was there is now {kept}" if kept else f"restored from {path}")

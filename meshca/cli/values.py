@@ -6,15 +6,15 @@ from datetime import UTC, datetime, timedelta
 from meshca.errors import InvalidInput
 
 _UNITS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
-_DURATION = re.compile(r"(?:(?P<w>\d+)w)?(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s)?", re.ASCII)
-_SECONDS = re.compile(r"\d+", re.ASCII)
+_DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d{{1,12}}){unit})?" for unit in _UNITS), re.ASCII)
+_SECONDS = re.compile(r"\d{1,12}", re.ASCII)
 _MAX = timedelta(days=36500)
 
 
 def parse_duration(text: str) -> timedelta:
     """Read `90`, `90s`, `15m`, `1h30m`, `2d` or `1w`; a bare number is seconds. Raises InvalidInput; a century is the limit."""
     parts = {"s": text} if _SECONDS.fullmatch(text) else _parts(text)
-    seconds = sum(int(count[:20]) * _UNITS[unit] for unit, count in parts.items() if count)
+    seconds = sum(int(count) * _UNITS[unit] for unit, count in parts.items() if count)
     if seconds > _MAX.total_seconds():
         raise InvalidInput(f"duration {text[:40]!r} is longer than {_MAX.days} days")
     return timedelta(seconds=seconds)

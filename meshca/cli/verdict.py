@@ -1,18 +1,23 @@
-"""Judging a certificate chain for somebody who wants to know why: the verdict of `spiffe.x509verify`, point by point."""
+"""Certificates for somebody who wants to know: what each says, whether it is legal, and the verifier's verdict point by point."""
 
 import inspect
 import re
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from rich.table import Table
 
 from meshca.cli.exits import Exit, Failure
 from meshca.cli.options import Format
-from meshca.cli.output import Json, emit, printable
+from meshca.cli.output import Json, emit, facts, printable
 from meshca.clock import SystemClock
 from spiffe import x509verify
 from spiffe.bundle import BundleSet
+from spiffe.certificate import Fields, check_profile, claimed_id
 from spiffe.errors import VerificationFailed
+from spiffe.profile import LEAF, SIGNING
 from spiffe.x509svid import parse_der_chain, parse_pem_chain
 
 
@@ -42,3 +47,57 @@ def _print_refusal(error: VerificationFailed, output: Format) -> None:
 def _checklist() -> list[str]:
     """The numbered obligations of the verifier, in its own words."""
     return re.findall(r"^\s*(\d+\. .*)$", inspect.getdoc(x509verify.verify) or "", re.MULTILINE)
+
+
+def describe(certificate: x509.Certificate) -> Json:
+    """What one certificate says, as a document; `breaks` names the rule it breaks, null if it is legal as leaf or authority."""
+    said = {
+        "serial": f"{certificate.serial_number:x}",
+        "not_before": certificate.not_valid_before_utc.isoformat().replace("+00:00", "Z"),
+        "not_after": certificate.not_valid_after_utc.isoformat().replace("+00:00", "Z"),
+        "subject": certificate.subject.rfc4514_string(),
+        "issuer": certificate.issuer.rfc4514_string(),
+        "key": _key_name(certificate.public_key()),
+        "sha256": certificate.fingerprint(hashes.SHA256()).hex(),
+    }
+    try:
+        return {**_judged(Fields.read(certificate)), **said}
+    except VerificationFailed as error:
+        return {"kind": "", "uris": [], "dns_names": [], "breaks": str(error), **said}
+
+
+def _judged(fields: Fields) -> Json:
+    constraints = fields.extension(x509.BasicConstraints)
+    authority = bool(constraints and constraints.value.ca)
+    return {
+        "kind": "authority" if authority else "leaf",
+        "uris": fields.names(x509.UniformResourceIdentifier),
+        "dns_names": fields.names(x509.DNSName),
+        "breaks": _broken_rule(fields, authority=authority),
+    }
+
+
+def _broken_rule(fields: Fields, *, authority: bool) -> str | None:
+    try:
+        check_profile(fields, SIGNING if authority else LEAF)
+        if not authority:
+            claimed_id(fields)
+    except VerificationFailed as error:
+        return str(error)
+    return None
+
+
+def _key_name(key: object) -> str:
+    match key:
+        case ec.EllipticCurvePublicKey(curve=curve):
+            return f"EC {curve.name}"
+        case rsa.RSAPublicKey(key_size=bits):
+            return f"RSA {bits}"
+        case _:
+            return type(key).__name__.removesuffix("PublicKey")
+
+
+def certificate_table(said: Json) -> Table:
+    """What `describe` found, for eyes."""
+    legal = {"legal": "yes" if said["breaks"] is None else f"no, {said['breaks']}"}
+    return facts((name.replace("_", " "), value) for name, value in {**said, "breaks": None, **legal, "": " "}.items())

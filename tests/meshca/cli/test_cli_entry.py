@@ -1,0 +1,200 @@
+import json
+from pathlib import Path
+
+import grpc
+import pytest
+import yaml
+
+from meshca.cli.entry_file import read_entries
+from meshca.cli.exits import Exit
+from meshca.errors import InvalidInput
+from meshca.proto import admin_pb2 as pb
+from tests.meshca.cli.conftest import Run
+from tests.support.admin import ScriptedAdmin
+
+WEB = pb.Entry(id="web", spiffe_id="spiffe://mesh.local/web", selectors=["unix:uid:1000"], hint="\x1b[31mred")
+WEB.ttl.FromSeconds(1800)
+WEB.created_at.FromSeconds(1_700_000_000)
+
+
+def test_create_sends_what_the_options_say_and_prints_the_entry(admin: ScriptedAdmin, run: Run):
+    admin.answers["Entries.Create"] = WEB
+    arguments = (
+        "--spiffe-id spiffe://mesh.local/web --selector unix:uid:1000 --selector socket:web --ttl 30m --dns web.local"
+    )
+    more = "--hint main --default --federates-with partner.example --expires 2030-01-01T00:00:00Z --id web --source git"
+    outcome = run("entry", "create", *arguments.split(), *more.split(), "-o", "json")
+
+    sent = admin.request.entry
+    assert (sent.id, sent.spiffe_id, sent.hint, sent.default, sent.source) == (
+        "web",
+        "spiffe://mesh.local/web",
+        "main",
+        True,
+        "git",
+    )
+    assert (list(sent.selectors), list(sent.dns_names)) == (["unix:uid:1000", "socket:web"], ["web.local"])
+    assert (sent.ttl.seconds, sent.expires_at.ToJsonString()) == (1800, "2030-01-01T00:00:00Z")
+    assert list(sent.federates_with) == ["partner.example"]
+    assert outcome.code == Exit.OK
+    assert outcome.json == {
+        "id": "web",
+        "spiffe_id": "spiffe://mesh.local/web",
+        "selectors": ["unix:uid:1000"],
+        "ttl": 1800,
+        "dns_names": [],
+        "hint": "\x1b[31mred",
+        "default": False,
+        "federates_with": [],
+        "expires_at": None,
+        "source": "",
+        "created_at": "2023-11-14T22:13:20Z",
+    }
+
+
+def test_update_names_only_the_fields_that_were_given_and_an_empty_value_takes_one_away(admin: ScriptedAdmin, run: Run):
+    admin.answers["Entries.Update"] = WEB
+    run("entry", "update", "web", "--ttl", "", "--dns", "", "--hint", "new", "--no-default")
+    assert sorted(admin.request.fields) == ["default", "dns_names", "hint", "ttl"]
+    assert admin.request.entry == pb.Entry(id="web", hint="new")
+
+    outcome = run("entry", "update", "web")
+    assert (outcome.code, len(admin.requests)) == (Exit.USAGE, 1)
+    assert "nothing to change" in outcome.err
+
+
+def test_lists_come_as_table_json_and_yaml_and_no_control_character_reaches_a_terminal(admin: ScriptedAdmin, run: Run):
+    admin.answers["Entries.List"] = pb.EntryList(entries=[WEB])
+    table = run("entry", "list", "--selector", "unix:uid:1000")
+    assert admin.request == pb.ListEntriesRequest(selector="unix:uid:1000")
+    assert "spiffe://mesh.local/web" in table.out
+    assert "30m" in table.out
+    assert "\x1b" not in table.out
+    assert "\\x1b[31mred" in table.out
+
+    as_json, as_yaml = run("entry", "list", "-o", "json"), run("entry", "list", "-o", "yaml")
+    assert as_json.json == yaml.safe_load(as_yaml.out)
+    assert as_json.json["entries"][0]["id"] == "web"
+
+
+def test_what_list_prints_can_be_applied(admin: ScriptedAdmin, run: Run, tmp_path: Path):
+    admin.answers["Entries.List"] = pb.EntryList(
+        entries=[pb.Entry(id="a", spiffe_id="spiffe://mesh.local/a", selectors=["unix:uid:1"])]
+    )
+    for form in ("json", "yaml"):
+        file = tmp_path / f"entries.{form}"
+        file.write_text(run("entry", "list", "-o", form).out)
+        admin.answers["Entries.Apply"] = pb.ApplyEntriesResponse(created=[WEB])
+        outcome = run("entry", "apply", "-f", str(file), "--source", "git", "--prune", "--dry-run")
+        assert outcome.code == Exit.OK, outcome.err
+        expected = list(admin.answers["Entries.List"].entries)
+        assert admin.request == pb.ApplyEntriesRequest(source="git", entries=expected, prune=True, dry_run=True)
+        assert "created" in outcome.out
+        assert "dry run" in outcome.err
+
+
+def test_delete_tells_each_entry_and_can_cut_its_callers_off(admin: ScriptedAdmin, run: Run):
+    admin.answers["Entries.Delete"] = pb.Empty()
+    outcome = run("entry", "delete", "a", "b", "--now")
+    assert [request for _, request in admin.requests] == [pb.DeleteEntryRequest(id=each, now=True) for each in "ab"]
+    assert (outcome.out, outcome.err) == ("", "deleted a\ndeleted b\n")
+
+
+def test_prune_without_a_source_and_entries_of_another_source_are_refused(
+    admin: ScriptedAdmin, run: Run, tmp_path: Path
+):
+    file = tmp_path / "entries.yaml"
+    file.write_text("spiffe_id: spiffe://mesh.local/a\nselectors: [unix:uid:1]\nsource: other\n")
+    assert "--prune needs --source" in run("entry", "apply", "-f", str(file), "--prune").err
+    outcome = run("entry", "apply", "-f", str(file), "--source", "git")
+    assert (outcome.code, admin.requests) == (Exit.USAGE, [])
+    assert "source other, not of git" in outcome.err
+
+
+def test_a_refusal_of_the_server_is_one_line_and_an_exit_code(admin: ScriptedAdmin, run: Run):
+    text = "the same entry exists as web"
+    admin.answers["Entries.Create"] = (grpc.StatusCode.ALREADY_EXISTS, text)
+    outcome = run(
+        "entry", "create", "--spiffe-id", "spiffe://mesh.local/web", "--selector", "unix:uid:1000", "-o", "json"
+    )
+    assert (outcome.code, outcome.out, outcome.err) == (Exit.EXISTS, "", f"error: {text}\n")
+
+
+def test_a_file_is_read_as_documents_as_a_list_or_as_json():
+    documents = "---\nspiffe_id: spiffe://a/x\nselectors: [unix:uid:1]\nttl: 1h\n---\nspiffe_id: spiffe://a/y\nselectors:\n- unix:gid:2\n"
+    first, second = read_entries(documents)
+    assert (first.ttl.seconds, list(second.selectors)) == (3600, ["unix:gid:2"])
+    content = [
+        {
+            "spiffe_id": "spiffe://a/x",
+            "selectors": ["unix:uid:1"],
+            "default": True,
+            "expires_at": "2030-01-01T00:00:00Z",
+            "ttl": None,
+        }
+    ]
+    assert (
+        read_entries(json.dumps(content))
+        == read_entries(json.dumps({"entries": content}))
+        == read_entries(json.dumps(content[0]))
+    )
+
+
+def test_yaml_guesses_change_nothing():
+    (entry,) = read_entries("spiffe_id: spiffe://a/x\nselectors: [unix:user:no]\nhint: 1e3\nsource: no\n")
+    assert (list(entry.selectors), entry.hint, entry.source) == (["unix:user:no"], "1e3", "no")
+
+
+def test_all_that_is_wrong_with_a_file_is_told_at_once_with_its_place():
+    text = """
+spiffe_id: spiffe://a/x
+selector: [unix:uid:1]
+---
+- spiffe_id: spiffe://a
+  selectors: [unix:uid:1]
+- spiffe_id: spiffe://a/b
+  selectors: unix:uid:1
+  ttl: soon
+  default: maybe
+- just text
+"""
+    with pytest.raises(InvalidInput) as refusal:
+        read_entries(text)
+    lines = str(refusal.value).splitlines()
+    assert [line.split(": ")[0] for line in lines] == [
+        "document 1",
+        "document 2, entry 1",
+        "document 2, entry 2",
+        "document 2, entry 2",
+        "document 2, entry 2",
+        "document 2, entry 3",
+    ]
+    for expected in [
+        "unknown key 'selector': did you mean selectors?",
+        "has no path",
+        "not a list",
+        "'soon'",
+        "neither true nor",
+        "'just text'",
+    ]:
+        assert expected in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no entry"),
+        ("[]", "no entry"),
+        ("spiffe_id: [", "neither YAML nor JSON"),
+        ("spiffe_id: a\nspiffe_id: b\n", "key spiffe_id is there twice"),
+        ("? [a]\n: b\n", "neither YAML nor JSON|unknown key"),
+        ("ttl: [1]\n", "ttl is not one value"),
+        ("hint: [1]\n", "hint is not one text"),
+        ("selectors: [[1]]\n", "selectors is not a list of texts"),
+        ("zzz: 1\n", "known are id, spiffe_id"),
+        ("[" * 3000, "nested too deeply|neither YAML nor JSON"),
+    ],
+)
+def test_a_malformed_file_is_refused_with_the_reason(text: str, reason: str):
+    with pytest.raises(InvalidInput, match=reason):
+        read_entries(text)

@@ -1,0 +1,144 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from meshca.cli.exits import Exit
+from meshca.cli.reference import REGENERATE, reference
+from meshca.proto import admin_pb2 as pb
+from tests.support.admin import ScriptedAdmin
+
+ROOT = Path(__file__).parents[3]
+
+
+def meshca(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "meshca", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+
+
+def test_help_loads_neither_grpc_nor_sqlalchemy_and_names_every_command():
+    script = (
+        "import sys\nfrom meshca.cli import COMMANDS, main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+    )
+    script += "print([m for m in ('grpc', 'sqlalchemy', 'google.protobuf', 'yaml', 'pydantic', 'asyncio') if m in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[-1] == "[]"
+    for command in (
+        "up",
+        "demo",
+        "entry",
+        "bundle",
+        "svid",
+        "authority",
+        "audit",
+        "store",
+        "config",
+        "envoy",
+        "why",
+        "status",
+        "health",
+    ):
+        assert f" {command} " in printed
+
+
+def test_no_server_says_what_to_do(tmp_path: Path):
+    ended = meshca("status", "--admin-socket", str(tmp_path / "none.sock"))
+    assert ended.returncode == Exit.UNREACHABLE
+    expected = f"error: no meshca server at unix://{tmp_path}/none.sock (No such file or directory): start it with `meshca up`, "
+    assert ended.stderr == expected + "or set MESHCA_ADMIN_SOCKET or --admin-socket\n"
+
+
+def test_a_socket_that_a_dead_server_left_is_no_server(tmp_path: Path):
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "admin.sock"))
+    ended = meshca("status", MESHCA_ADMIN_SOCKET=str(tmp_path / "admin.sock"))
+    assert ended.returncode == Exit.UNREACHABLE
+    assert "Connection refused" in ended.stderr
+
+
+def test_a_path_that_no_socket_can_have_is_told(tmp_path: Path):
+    ended = meshca("status", "--admin-socket", "/" + "x" * 200)
+    assert (ended.returncode, "AF_UNIX path too long" in ended.stderr) == (Exit.UNREACHABLE, True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_socket_that_lets_nobody_in_says_whom_to_be(admin: ScriptedAdmin, tmp_path: Path):
+    os.chmod(admin.path, 0o600)  # noqa: PTH101
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o711)
+    command = [
+        sys.executable,
+        "-c",
+        f"import os\nfrom meshca.client import probe\nos.setuid(65534)\nprobe({admin.path!r})",
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "does not let you in: ask as root or as the server's user" in ended.stderr
+
+
+def test_a_wrong_command_line_is_a_usage_error_without_a_traceback():
+    for arguments in (
+        ["entry", "crate"],
+        ["entry", "create"],
+        ["authority", "rotate", "--kind", "leaf"],
+        ["why", "--pid", "x"],
+    ):
+        ended = meshca(*arguments)
+        assert (ended.returncode, ended.stdout) == (Exit.USAGE, "")
+        assert "Traceback" not in ended.stderr
+
+
+def test_ctrl_c_ends_a_watch_quietly(admin: ScriptedAdmin):
+    forever = iter(lambda: pb.Bundle(trust_domain="mesh.local", sequence=-1), None)
+    admin.answers["Bundles.Watch"] = forever
+    command = [sys.executable, "-m", "meshca", "bundle", "watch", "--admin-socket", admin.path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        assert child.stdout.readline().startswith("mesh.local")
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=30)
+    assert (child.returncode, errors) == (Exit.INTERRUPTED, "")
+
+
+def test_a_reader_who_leaves_early_is_no_error(admin: ScriptedAdmin):
+    admin.answers["Audit.Export"] = iter(lambda: pb.AuditRecord(writer="w", body="x" * 1000), None)
+    command = [sys.executable, "-m", "meshca", "audit", "export", "--admin-socket", admin.path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        assert child.stderr
+        child.stdout.readline()
+        child.stdout.close()
+        assert child.stderr.read() == ""
+    assert child.returncode == Exit.FAILED
+
+
+@pytest.mark.parametrize(("typed", "offered"), [("meshca aut", "authority"), ("meshca entry cr", "create")])
+def test_shells_complete_commands_and_their_subcommands(typed: str, offered: str):
+    words = {"_MESHCA_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    assert offered in meshca(**words).stdout.split()
+
+
+def test_the_reference_in_docs_is_that_of_the_commands():
+    written = (ROOT / "docs" / "cli.md").read_text()
+    assert written == reference(), f"docs/cli.md is not what the commands say; make it anew with: {REGENERATE}"
+
+
+def test_the_bootstrap_is_printed_as_yaml_and_as_json():
+    arguments = [
+        "--inbound",
+        "8443=8080",
+        "--allow",
+        "spiffe://mesh.local/web",
+        "--outbound",
+        "9001=api:8443@spiffe://mesh.local/api",
+    ]
+    common = ["envoy", "bootstrap", "--socket", "unix:///run/x.sock", *arguments]
+    for output in ([], ["-o", "json"]):
+        ended = meshca(*common, *output)
+        assert ended.returncode == Exit.OK, ended.stderr
+        assert "/run/x.sock" in ended.stdout
+    for wrong in (["--inbound", "8443=x"], ["--inbound", "8443=8080"], ["--outbound", "9001=api:8443@api"], []):
+        assert meshca("envoy", "bootstrap", "--socket", "/s", *wrong).returncode == Exit.USAGE

@@ -1,0 +1,116 @@
+import json
+from datetime import UTC, datetime
+
+import grpc
+import pytest
+
+from meshca.cli.exits import Exit
+from meshca.proto import admin_pb2 as pb
+from tests.meshca.cli.conftest import Run
+from tests.support.admin import ScriptedAdmin
+
+WEB = pb.Entry(id="web", spiffe_id="spiffe://mesh.local/web", selectors=["unix:uid:1000"])
+STATUS = pb.StatusResponse(
+    trust_domain="mesh.local",
+    ready=True,
+    alarms=["root aa11 waits for 1 holder since 20m"],
+    behind=[pb.Holder(name="unix/7/99/web", spiffe_ids=["spiffe://mesh.local/web"])],
+    holders=2,
+    sockets={"web": "/run/web.sock", "admin": "/run/admin.sock"},
+    checks=[pb.HealthCheck(name="self-test", healthy=True, text="signed 3 s ago")],
+)
+
+
+def test_status_shows_alarms_first_and_who_is_behind(admin: ScriptedAdmin, run: Run):
+    admin.answers["Status.Status"] = STATUS
+    lines = run("status").out.splitlines()
+    assert lines[0] == "ALARM: root aa11 waits for 1 holder since 20m"
+    assert any(line.startswith("unix/7/99/web") for line in lines)
+    document = run("status", "-o", "json").json
+    assert document["sockets"] == {"admin": "/run/admin.sock", "web": "/run/web.sock"}
+    assert document["behind"][0]["since"] is None
+
+
+def test_health_exits_0_when_ready_and_1_for_everything_else(admin: ScriptedAdmin, run: Run):
+    admin.answers["Status.Status"] = STATUS
+    healthy = run("health", "-o", "json")
+    assert (healthy.code, healthy.json["ready"]) == (Exit.OK, True)
+
+    admin.answers["Status.Status"] = pb.StatusResponse(checks=[pb.HealthCheck(name="store", text="disk is full")])
+    sick = run("health")
+    assert (sick.code, sick.out.splitlines()[0]) == (Exit.FAILED, "not ready")
+    assert "disk is full" in sick.out
+    nobody = run("health", "--admin-socket", "/nonexistent.sock")
+    assert nobody.code == Exit.FAILED
+    assert "start it with `meshca up`" in nobody.err
+
+
+def test_why_shows_what_is_granted_and_what_nearly(admin: ScriptedAdmin, run: Run):
+    miss = pb.NearMiss(entry=WEB, missing=["socket:web"])
+    admin.answers["Status.Why"] = pb.WhyResponse(caller="pid 7", verdict="nothing: no entry fits", near_misses=[miss])
+    outcome = run("why", "--pid", "7")
+    assert (outcome.code, outcome.out.splitlines()[0]) == (Exit.FAILED, "nothing: no entry fits")
+    assert "socket:web" in outcome.out
+
+    admin.answers["Status.Why"] = pb.WhyResponse(verdict="gets 1", granted=[WEB], selectors=["unix:uid:1000"])
+    assert run("why", "--pid", "7").code == Exit.OK
+
+
+def test_audit_find_narrows_and_shows_the_body_as_it_was_hashed(admin: ScriptedAdmin, run: Run):
+    body = '{"entry":"web","serial":"0a","uid":0}'
+    admin.answers["Audit.Find"] = pb.AuditRecordList(
+        records=[pb.AuditRecord(writer="w", sequence=3, kind="issued", serial="0a", body=body)]
+    )
+    options = "--serial 0A:0B --spiffe-id spiffe://a/b --since 2026-01-01T00:00:00Z --kind issued --limit 5"
+    outcome = run("audit", "find", *options.split(), "-o", "json")
+    sent = admin.request
+    assert (sent.serial, sent.spiffe_id, sent.kind, sent.limit) == ("0A:0B", "spiffe://a/b", "issued", 5)
+    assert sent.since.ToDatetime(UTC) == datetime(2026, 1, 1, tzinfo=UTC)
+    assert outcome.json["records"][0]["body"] == body
+    assert "entry=web uid=0" in run("audit", "find").out
+
+
+def test_audit_verify_finds_tampering(admin: ScriptedAdmin, run: Run):
+    admin.answers["Audit.Verify"] = pb.VerifyAuditResponse(records=12, head="w:12:ff")
+    assert run("audit", "verify", "--head", "w:11:ee", "-o", "json").json == {"records": 12, "head": "w:12:ff"}
+    assert admin.request.head == "w:11:ee"
+    admin.answers["Audit.Verify"] = (grpc.StatusCode.FAILED_PRECONDITION, "record w:7 was changed")
+    assert run("audit", "verify").code == Exit.FAILED
+
+
+def test_audit_export_prints_a_line_for_each_record_and_prune_says_what_is_left(admin: ScriptedAdmin, run: Run):
+    admin.answers["Audit.Export"] = [pb.AuditRecord(sequence=n) for n in range(3)]
+    assert [json.loads(line)["sequence"] for line in run("audit", "export").out.splitlines()] == [0, 1, 2]
+    admin.answers["Audit.Prune"] = pb.PruneResponse(removed=5, anchor="w:6:aa")
+    assert "w:6:aa" in run("audit", "prune", "--before", "90d").out
+
+
+def test_backup_names_the_file_absolutely_since_the_server_has_another_directory(admin: ScriptedAdmin, run: Run):
+    admin.answers["Status.Backup"] = pb.BackupResponse(path="/x", bytes=9)
+    assert run("store", "backup", "copy.db").code == Exit.OK
+    assert admin.request.path.startswith("/")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        ("INVALID_ARGUMENT", Exit.USAGE),
+        ("NOT_FOUND", Exit.NOT_FOUND),
+        ("ALREADY_EXISTS", Exit.EXISTS),
+        ("FAILED_PRECONDITION", Exit.FAILED),
+        ("ABORTED", Exit.FAILED),
+        ("PERMISSION_DENIED", Exit.NOT_ALLOWED),
+        ("UNAVAILABLE", Exit.UNREACHABLE),
+        ("DEADLINE_EXCEEDED", Exit.UNREACHABLE),
+        ("INTERNAL", Exit.INTERNAL),
+        ("DATA_LOSS", Exit.INTERNAL),
+    ],
+)
+def test_each_status_has_its_exit_code_and_keeps_the_servers_text(
+    admin: ScriptedAdmin, run: Run, status: str, code: Exit
+):
+    admin.answers["Entries.Get"] = (grpc.StatusCode[status], "the server's own words")
+    outcome = run("entry", "show", "x")
+    assert (outcome.code, outcome.out) == (code, "")
+    assert "the server's own words" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
