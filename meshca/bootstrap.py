@@ -2,19 +2,19 @@
 
 Rules:
 - Every listener names its peers exactly. Who may call is configuration (URI matchers here), whom to trust is ours (the SDS validator).
-- One trust domain per TLS context (design section 5): `ALL` is refused, since Envoy would take a leaf with two URIs of a partner for ours.
 - A proxy is ready when its certificates are there: the initial fetch waits for ever, unless the spec says otherwise.
 - Nothing is retried or timed out in secret: applications own their deadlines, and a failure that happened is seen.
 """
 
 import ipaddress
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-from meshca.errors import InvalidInput
-from spiffe.id import SCHEME, SpiffeID, TrustDomain
+from meshca.bootstrap_spec import BootstrapSpec, Inbound, Outbound
+from spiffe.id import SpiffeID
+
+__all__ = ["BootstrapSpec", "Inbound", "Outbound", "envoy_bootstrap"]
 
 Json = dict[str, Any]
 
@@ -23,90 +23,6 @@ CLIENT_HEADER = "x-client-spiffe-id"
 SERVER_HEADER = "x-server-spiffe-id"
 
 _TYPE = "type.googleapis.com/envoy.extensions"
-_MAX_PORT = 65535
-_MAX_SOCKET_BYTES = 107  # sockaddr_un, without the final NUL
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inbound:
-    """A mutual TLS listener in front of a local application: exactly one of `app_port` (on 127.0.0.1) and `response` (a fixed body).
-
-    `peers` are the SPIFFE IDs that may call, `secret` and `validation` the SDS names of our SVID and of the bundle that judges theirs.
-    The application finds the caller's ID in x-forwarded-client-cert; a fixed response carries it in `x-client-spiffe-id`.
-    """
-
-    port: int
-    peers: tuple[SpiffeID, ...]
-    app_port: int | None = None
-    response: str | None = None
-    address: str = "0.0.0.0"  # noqa: S104 - a sidecar is there to be reached; only named peers get through
-    secret: str = "default"  # noqa: S105 - the name of a secret
-    validation: str = "ROOTCA"
-    max_requests_per_connection: int = 0
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuse a listener that nothing is behind, or that anybody may call."""
-        _check_context(self.peers, self.validation)
-        _check_port(self.port)
-        if self.app_port is not None:
-            _check_port(self.app_port, lowest=1)
-        if (self.app_port is None) == (self.response is None):
-            raise InvalidInput(f"inbound port {self.port} needs either an application port or a fixed response")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outbound:
-    """A plain listener on 127.0.0.1 whose requests go to one upstream over mutual TLS; each answer says who gave it (`x-server-spiffe-id`).
-
-    `peer` is the only SPIFFE ID that the upstream may show. `max_requests_per_connection` (0: no limit) makes new handshakes happen.
-    """
-
-    port: int
-    host: str
-    host_port: int
-    peer: SpiffeID
-    secret: str = "default"  # noqa: S105 - the name of a secret
-    validation: str = "ROOTCA"
-    max_requests_per_connection: int = 0
-    connect_timeout: timedelta = timedelta(seconds=5)
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuse an upstream that could be anybody or nowhere."""
-        _check_context((self.peer,), self.validation)
-        _check_port(self.port)
-        _check_port(self.host_port, lowest=1)
-        if not self.host:
-            raise InvalidInput(f"outbound port {self.port} has no upstream host")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BootstrapSpec:
-    """What one Envoy shall be. `initial_fetch_timeout` zero waits for ever; `sds_retry`: first and longest pause between tries."""
-
-    node_id: str
-    node_cluster: str
-    sds_socket: str
-    inbound: tuple[Inbound, ...] = ()
-    outbound: tuple[Outbound, ...] = ()
-    admin_port: int = 9901
-    delta: bool = False
-    initial_fetch_timeout: timedelta = timedelta(0)
-    sds_retry: tuple[timedelta, timedelta] = (timedelta(milliseconds=100), timedelta(seconds=1))
-
-    def __post_init__(self) -> None:
-        """Refuse what Envoy would refuse later, or accept and do wrongly."""
-        if not (self.node_id and self.node_cluster):
-            raise InvalidInput("Envoy wants a node id and a node cluster: neither may be empty")
-        if not self.sds_socket.startswith("/") or len(self.sds_socket.encode()) > _MAX_SOCKET_BYTES:
-            raise InvalidInput(
-                f"SDS socket {self.sds_socket!r} is not an absolute path of at most {_MAX_SOCKET_BYTES} bytes"
-            )
-        listeners: list[Inbound | Outbound] = [*self.inbound, *self.outbound]
-        _check_port(self.admin_port)
-        _check_unique("port", [p for p in [self.admin_port, *(each.port for each in listeners)] if p])
-        _check_unique("listener name", [_name(each) for each in listeners])
 
 
 def envoy_bootstrap(spec: BootstrapSpec) -> Json:
@@ -142,19 +58,19 @@ def _inbound_listener(inbound: Inbound, spec: BootstrapSpec) -> Json:
         }
     identity = {"forward_client_cert_details": "SANITIZE_SET", "set_current_client_cert_details": {"uri": True}}
     chain = {
-        "filters": [_http(_name(inbound), action, inbound.max_requests_per_connection, identity)],
+        "filters": [_http(inbound.label, action, inbound.max_requests_per_connection, identity)],
         "transport_socket": _transport_socket("DownstreamTlsContext", context),
     }
-    return {"name": _name(inbound), "address": _address(inbound.address, inbound.port), "filter_chains": [chain]}
+    return {"name": inbound.label, "address": _address(inbound.address, inbound.port), "filter_chains": [chain]}
 
 
 def _outbound_listener(outbound: Outbound) -> Json:
     action = {
-        **_route_to(_name(outbound)),
+        **_route_to(outbound.label),
         "response_headers_to_add": [_header(SERVER_HEADER, "%UPSTREAM_PEER_URI_SAN%")],
     }
-    chain = {"filters": [_http(_name(outbound), action, 0, {})]}
-    return {"name": _name(outbound), "address": _address("127.0.0.1", outbound.port), "filter_chains": [chain]}
+    chain = {"filters": [_http(outbound.label, action, 0, {})]}
+    return {"name": outbound.label, "address": _address("127.0.0.1", outbound.port), "filter_chains": [chain]}
 
 
 def _http(name: str, action: Json, max_requests: int, identity: Json) -> Json:
@@ -175,34 +91,34 @@ def _http(name: str, action: Json, max_requests: int, identity: Json) -> Json:
 
 def _sds_cluster(spec: BootstrapSpec) -> Json:
     """Our socket: HTTP/2 without TLS, since the kernel vouches for both ends."""
-    return {
-        "name": SDS_CLUSTER,
-        "type": "STATIC",
-        "connect_timeout": "1s",
-        **_protocol({"explicit_http_config": {"http2_protocol_options": {}}}),
-        "load_assignment": _endpoint(SDS_CLUSTER, {"pipe": {"path": spec.sds_socket}}),
-    }
+    http2: Json = {"explicit_http_config": {"http2_protocol_options": {}}}
+    return _cluster(SDS_CLUSTER, "STATIC", {"pipe": {"path": spec.sds_socket}}, http2)
 
 
 def _app_cluster(inbound: Inbound) -> Json:
-    return {
-        "name": _app_name(inbound),
-        "type": "STATIC",
-        "connect_timeout": "1s",
-        **_protocol(_same_protocol(0)),
-        "load_assignment": _endpoint(_app_name(inbound), _address("127.0.0.1", inbound.app_port or 0)),
-    }
+    return _cluster(_app_name(inbound), "STATIC", _address("127.0.0.1", inbound.app_port or 0), _same_protocol(0))
 
 
 def _upstream_cluster(outbound: Outbound, spec: BootstrapSpec) -> Json:
     context = {"common_tls_context": _tls_context(spec, outbound.secret, outbound.validation, (outbound.peer,))}
+    discovery = "STATIC" if _is_ip(outbound.host) else "STRICT_DNS"
+    protocol = _same_protocol(outbound.max_requests_per_connection)
     return {
-        "name": _name(outbound),
-        "type": "STATIC" if _is_ip(outbound.host) else "STRICT_DNS",
+        **_cluster(outbound.label, discovery, _address(outbound.host, outbound.host_port), protocol),
         "connect_timeout": _duration(outbound.connect_timeout),
-        **_protocol(_same_protocol(outbound.max_requests_per_connection)),
         "transport_socket": _transport_socket("UpstreamTlsContext", context),
-        "load_assignment": _endpoint(_name(outbound), _address(outbound.host, outbound.host_port)),
+    }
+
+
+def _cluster(name: str, discovery: str, address: Json, protocol: Json) -> Json:
+    options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    endpoint = {"lb_endpoints": [{"endpoint": {"address": address}}]}
+    return {
+        "name": name,
+        "type": discovery,
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": {options: {"@type": f"type.googleapis.com/{options}", **protocol}},
+        "load_assignment": {"cluster_name": name, "endpoints": [endpoint]},
     }
 
 
@@ -258,21 +174,12 @@ def _connection_limit(max_requests: int) -> Json:
     return {"common_http_protocol_options": {"max_requests_per_connection": max_requests}} if max_requests else {}
 
 
-def _protocol(options: Json) -> Json:
-    name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-    return {"typed_extension_protocol_options": {name: {"@type": f"type.googleapis.com/{name}", **options}}}
-
-
 def _transport_socket(kind: str, context: Json) -> Json:
     return _typed("envoy.transport_sockets.tls", f"transport_sockets.tls.v3.{kind}", context)
 
 
 def _typed(name: str, kind: str, config: Json) -> Json:
     return {"name": name, "typed_config": {"@type": f"{_TYPE}.{kind}", **config}}
-
-
-def _endpoint(cluster: str, address: Json) -> Json:
-    return {"cluster_name": cluster, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]}
 
 
 def _address(host: str, port: int) -> Json:
@@ -283,12 +190,8 @@ def _duration(value: timedelta) -> str:
     return f"{value.total_seconds():g}s"
 
 
-def _name(listener: Inbound | Outbound) -> str:
-    return listener.name or f"{type(listener).__name__.lower()}-{listener.port}"
-
-
 def _app_name(inbound: Inbound) -> str:
-    return f"{_name(inbound)}-app"
+    return f"{inbound.label}-app"
 
 
 def _is_ip(host: str) -> bool:
@@ -297,31 +200,3 @@ def _is_ip(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _check_context(peers: Sequence[SpiffeID], validation: str) -> None:
-    """Raise InvalidInput unless the context has peers, and they and the bundle are of one trust domain."""
-    domains = {peer.trust_domain for peer in peers}
-    if not all(peer.is_workload for peer in peers):
-        raise InvalidInput(
-            f"peer {next(str(p) for p in peers if not p.is_workload)} has no path: a trust domain is no workload"
-        )
-    if len(domains) != 1:
-        raise InvalidInput(f"a listener needs peers of exactly one trust domain, not {sorted(map(str, domains))}")
-    if validation == "ALL":
-        raise InvalidInput("ALL pools trust domains: name ROOTCA, or spiffe://<trust domain> of the peer")
-    if validation.startswith(SCHEME) and TrustDomain.parse(validation) not in domains:
-        raise InvalidInput(f"bundle {validation} can not vouch for a peer of {next(iter(domains))}")
-
-
-def _check_port(port: int, lowest: int = 0) -> None:
-    """Raise InvalidInput unless it is a port; for a listener 0 lets the kernel choose."""
-    if not lowest <= port <= _MAX_PORT:
-        raise InvalidInput(f"port {port} is not between {lowest} and {_MAX_PORT}")
-
-
-def _check_unique(what: str, values: Sequence[object]) -> None:
-    """Raise InvalidInput when two are the same."""
-    twice = sorted({str(value) for value in values if values.count(value) > 1})
-    if twice:
-        raise InvalidInput(f"{what} {', '.join(twice)} is used twice")
