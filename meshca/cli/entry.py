@@ -19,6 +19,8 @@ from meshca.proto import admin_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True)
 
+DEFAULT_SOURCE = "apply"
+
 EntryID = Annotated[str, typer.Argument(metavar="ID", help="The entry's id.")]
 SpiffeID = Annotated[
     str | None, typer.Option("--spiffe-id", help="The SPIFFE ID, in full: spiffe://trust-domain/path.")
@@ -157,11 +159,12 @@ def apply(
     """Make the entries of one source equal to a file, all or nothing. Takes what `entry list -o yaml` prints."""
     if prune and not source:
         raise InvalidInput("--prune needs --source: it deletes only what the same source applied")
+    source = source or DEFAULT_SOURCE
     entries = read_entries(sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8"))
-    foreign = sorted({entry.source for entry in entries if entry.source not in ("", source or "")})
+    foreign = sorted({entry.source for entry in entries if entry.source not in ("", source)})
     if foreign:
-        raise InvalidInput(f"the file has entries of source {', '.join(foreign)}, not of {source or '(none)'}")
-    request = pb.ApplyEntriesRequest(source=source or "", entries=entries, dry_run=dry_run, prune=prune)
+        raise InvalidInput(f"the file has entries of source {', '.join(foreign)}, not of {source}")
+    request = pb.ApplyEntriesRequest(source=source, entries=entries, dry_run=dry_run, prune=prune)
     changes: pb.ApplyEntriesResponse = ask(socket, lambda server: server.entries.Apply(request))
     emit({"dry_run": dry_run, **document(changes)}, output, lambda: _change_rows(changes))
     if dry_run:

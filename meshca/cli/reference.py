@@ -62,7 +62,7 @@ def _command(path: str, command: Any) -> Iterator[str]:
 
 
 def _argument(argument: Any) -> str:
-    return argument.metavar or argument.name.upper()
+    return str(argument.metavar or argument.name.upper())
 
 
 def _options(command: Any) -> Iterator[str]:

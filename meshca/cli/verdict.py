@@ -67,12 +67,12 @@ def describe(certificate: x509.Certificate) -> Json:
 
 
 def _judged(fields: Fields) -> Json:
-    constraints = fields.extension(x509.BasicConstraints)
+    constraints, san = fields.extension(x509.BasicConstraints), fields.extension(x509.SubjectAlternativeName)
     authority = bool(constraints and constraints.value.ca)
     return {
         "kind": "authority" if authority else "leaf",
-        "uris": fields.names(x509.UniformResourceIdentifier),
-        "dns_names": fields.names(x509.DNSName),
+        "uris": fields.uris,
+        "dns_names": san.value.get_values_for_type(x509.DNSName) if san else [],
         "breaks": _broken_rule(fields, authority=authority),
     }
 

@@ -13,7 +13,10 @@ from meshca.proto import admin_pb2 as pb
 
 
 class ScriptedAdmin:
-    """Answers calls by `Service.Method`: a message, a list of them for a stream, or a status and its text. Keeps what it was asked."""
+    """Answers calls by `Service.Method`: a message, a list of them for a stream, a status and its text, or a function of the request.
+
+    Keeps what it was asked.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -31,7 +34,7 @@ class ScriptedAdmin:
         answer = self.answers.get(name, (grpc.StatusCode.UNIMPLEMENTED, f"no answer for {name}"))
         if isinstance(answer, tuple):
             context.abort(*answer)
-        return answer
+        return answer(request) if callable(answer) else answer
 
     def _stream(self, name: str, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         context.add_callback(lambda: self.cancelled.append(name))
