@@ -68,15 +68,18 @@ async def test_a_query_narrows_by_what_it_names_newest_first(audit: AuditLog):
     for appended in (issued, intent, other, head):
         await audit.append([appended])
 
-    assert await audit.find(AuditQuery()) == (head, other, intent, issued)
+    assert await audit.find(AuditQuery()) == (head, other, issued, intent)
     assert await audit.find(AuditQuery(limit=2)) == (head, other)
-    assert await audit.find(AuditQuery(serial=SERIAL)) == (intent, issued)
+    assert await audit.find(AuditQuery(serial=SERIAL)) == (issued, intent)
     assert await audit.find(AuditQuery(serial=10)) == (other,)
     assert await audit.find(AuditQuery(serial=0)) == ()
-    assert await audit.find(AuditQuery(spiffe_id=WEB)) == (intent, issued)
+    assert await audit.find(AuditQuery(spiffe_id=WEB)) == (issued, intent)
     assert await audit.find(AuditQuery(kind=AuditKind.HEAD)) == (head,)
     assert await audit.find(AuditQuery(since=other.at)) == (head, other)
     assert await audit.find(AuditQuery(since=other.at + MICROSECOND)) == (head,)
+    same_time = link("c", 1, at=head.at)
+    await audit.append([same_time])
+    assert await audit.find(AuditQuery(limit=2)) == (same_time, head)
     assert await audit.find(AuditQuery(serial=SERIAL, spiffe_id=WEB, kind=AuditKind.ISSUED, since=T0)) == (issued,)
     assert await audit.find(AuditQuery(serial=SERIAL, spiffe_id=DB)) == ()
 

@@ -35,7 +35,7 @@ def link(writer: str, sequence: int, **changes: Any) -> AuditRecord:
     made = {
         "writer": writer,
         "sequence": sequence,
-        "at": T0 + timedelta(seconds=sequence),
+        "at": T0 + timedelta(seconds=sequence % 1000),
         "kind": AuditKind.INTENT,
         "body": "{}",
         "previous": f"{writer}{sequence - 1}",
