@@ -27,7 +27,7 @@ def translated(store: str) -> Iterator[None]:
         yield
     except IntegrityError as error:
         raise StoreConflict(f"{store} was written by somebody else first: {_said(error)}") from error
-    except DataError as error:
+    except (DataError, OverflowError, UnicodeError) as error:
         raise InvalidInput(f"{store} can not keep this: {_said(error)}") from error
     except (DBAPIError, PoolTimeoutError, sqlite3.Error, OSError) as error:
         raise StoreUnavailable(f"{store} can not be used: {_said(error)}") from error

@@ -125,7 +125,8 @@ class MemoryAuditLog:
 
     async def find(self, query: AuditQuery) -> tuple[AuditRecord, ...]:
         """See the port."""
-        return tuple(link for link in reversed(self._links.values()) if _answers(link, query))[: query.limit]
+        found = (link for link in reversed(self._links.values()) if _answers(link, query))
+        return tuple(sorted(found, key=lambda link: link.at, reverse=True))[: query.limit]
 
     async def live(self, now: datetime) -> tuple[AuditRecord, ...]:
         """See the port."""

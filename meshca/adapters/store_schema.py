@@ -63,7 +63,7 @@ SLOTS = Table(
     Column("rotate_root_after", Boolean, nullable=False),
 )
 
-# `position` is the order of appending, whatever the clock did.
+# `position` is the order of appending, and settles what `at` leaves open.
 AUDIT = Table(
     "audit",
     METADATA,
@@ -82,9 +82,10 @@ AUDIT = Table(
 )
 
 Index("audit_at", AUDIT.c.at)
-Index("audit_kind", AUDIT.c.kind)
+Index("audit_kind", AUDIT.c.kind, AUDIT.c.at)
 for _name in ("serial", "spiffe_id"):
     _present = AUDIT.c[_name].is_not(None)
-    Index(f"audit_{_name}", AUDIT.c[_name], sqlite_where=_present, postgresql_where=_present)
+    Index(f"audit_{_name}", AUDIT.c[_name], AUDIT.c.at, sqlite_where=_present, postgresql_where=_present)
+# `kind` stands in it, so that SQLite does not take `audit_kind` instead, which has all that was ever issued.
 _issued = AUDIT.c.kind == "issued"
-Index("audit_live", AUDIT.c.not_after, sqlite_where=_issued, postgresql_where=_issued)
+Index("audit_live", AUDIT.c.kind, AUDIT.c.not_after, sqlite_where=_issued, postgresql_where=_issued)

@@ -208,7 +208,7 @@ class SqlAuditLog:
     async def find(self, query: AuditQuery) -> tuple[AuditRecord, ...]:
         """See the port."""
         links = select(AUDIT).where(*_conditions(query))
-        return await self._links(links.order_by(AUDIT.c.position.desc()).limit(query.limit))
+        return await self._links(links.order_by(AUDIT.c.at.desc(), AUDIT.c.position.desc()).limit(query.limit))
 
     async def live(self, now: datetime) -> tuple[AuditRecord, ...]:
         """See the port."""

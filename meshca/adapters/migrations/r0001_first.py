@@ -87,12 +87,12 @@ def _audit() -> None:
         sa.UniqueConstraint("writer", "sequence", name="audit_link"),
     )
     op.create_index("audit_at", "audit", ["at"])
-    op.create_index("audit_kind", "audit", ["kind"])
-    _partial_index("audit_serial", "serial", "serial IS NOT NULL")
-    _partial_index("audit_spiffe_id", "spiffe_id", "spiffe_id IS NOT NULL")
-    _partial_index("audit_live", "not_after", "kind = 'issued'")
+    op.create_index("audit_kind", "audit", ["kind", "at"])
+    _partial_index("audit_serial", ["serial", "at"], "serial IS NOT NULL")
+    _partial_index("audit_spiffe_id", ["spiffe_id", "at"], "spiffe_id IS NOT NULL")
+    _partial_index("audit_live", ["kind", "not_after"], "kind = 'issued'")
 
 
-def _partial_index(name: str, column: str, where: str) -> None:
+def _partial_index(name: str, columns: list[str], where: str) -> None:
     condition = sa.text(where)
-    op.create_index(name, "audit", [column], sqlite_where=condition, postgresql_where=condition)
+    op.create_index(name, "audit", columns, sqlite_where=condition, postgresql_where=condition)
