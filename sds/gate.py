@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
-from sds.caller import UnixPeer
+from sds.caller import Caller, UnixPeer
 from sds.errors import NotAuthorized
 from sds.log_limit import LogLimit
 from sds.peer import Life, read_peer
@@ -39,6 +39,18 @@ logger = logging.getLogger(__name__)
 
 Admit = Callable[[UnixPeer], str | None]
 """Why a peer may not connect; None if it may. Called in the event loop, must not block."""
+
+
+class HasPeer(Protocol):
+    """The part of a gRPC servicer context that says where a call comes from."""
+
+    def peer(self) -> str:
+        """Return the address of the connection, as grpcio writes it."""
+        ...
+
+
+Identify = Callable[[HasPeer], Caller]
+"""Who is calling. Raises NotAuthorized."""
 
 
 def _admit_all(_: UnixPeer) -> None:
@@ -65,12 +77,6 @@ def raise_open_files() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
-
-
-class _HasPeer(Protocol):
-    """The part of a gRPC servicer context that the gate needs."""
-
-    def peer(self) -> str: ...
 
 
 class Gate:
@@ -132,7 +138,7 @@ class Gate:
             await asyncio.wait((task,))
             listener.close()
 
-    def identify(self, context: _HasPeer) -> UnixPeer:
+    def identify(self, context: HasPeer) -> UnixPeer:
         """Return who is calling. Raises NotAuthorized for one who did not come through this gate."""
         address = context.peer()
         peer = self._peers.get(address.removeprefix(_SCHEME)) if address.startswith(_SCHEME) else None
