@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from sds.xds.resource import WILDCARD, Node, Resource, Resources, Snapshot, TypeRules, check_names, versions
-from sds.xds.session import Event, find_type, held, outcome
+from sds.xds.session import Event, find_type, held, outcome, remember
 
 _OWED = ""
 """Stands for the version of a resource about which the client waits for an answer."""
@@ -82,7 +82,7 @@ class _Subscription:
         if sent is None:
             return ()
         if error is not None:
-            self.refused |= frozenset(versions(sent).items())
+            self.refused = remember(self.refused, frozenset(versions(sent).items()))
         else:
             self._forgive(versions(sent))
         return outcome(self.rules.type_url, sent, error)

@@ -7,7 +7,7 @@ reads again. A stream ends when its client closes it or breaks the protocol, or 
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -40,13 +40,15 @@ _STATUS = (
     (NotAuthorized, grpc.StatusCode.PERMISSION_DENIED),
     (Unavailable, grpc.StatusCode.UNAVAILABLE),
 )
+_LONGEST_DETAILS = 1000
+"""Characters of a status message: it travels in a header, and those are limited."""
 
 
 class Feed(Protocol):
     """What the client of one stream may see, and where its answers go."""
 
     def snapshots(self) -> AsyncIterator[Snapshot]:
-        """Yield the present snapshot of each type at once, then each newer one; those in between may be left out.
+        """Yield the present snapshot of each type served, at once, then each newer one; those in between may be left out.
 
         The stream ends, with OK, when this ends; NotAuthorized and Unavailable end it with their text. Cancelled when the client leaves.
         """
@@ -103,9 +105,12 @@ class _Stream(Generic[_Ask]):
         if self.writing:
             return
         self.writing = True
-        while (response := self.session.next_response()) is not None:
-            await self.context.write(response)
-        self.writing = False
+        with suppress(
+            grpc.aio.InternalError
+        ):  # the client has left, which the reader is about to hear: nobody writes again
+            while (response := self.session.next_response()) is not None:
+                await self.context.write(response)
+            self.writing = False
 
 
 async def _stream(
@@ -146,7 +151,7 @@ async def _ending_with_status(context: ServicerContext[Any, Any], call: Coroutin
         reason = reasons.exceptions[0]
     for kind, code in _STATUS:
         if isinstance(reason, kind):
-            await context.abort(code, str(reason))
+            await context.abort(code, str(reason)[:_LONGEST_DETAILS])
     return None
 
 

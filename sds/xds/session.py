@@ -8,7 +8,8 @@ Rules, by the clauses of docs/standards.md:
   but only where a client can not have dropped and wanted again a part of it meanwhile: for a wildcard, and for one name on a stream
   of its own (Envoy's SDS). A client with several names says the same version whether or not it still holds them all.
 - P5 in a full-state type every response is complete, else it carries only what changed. P6 wildcards. P10 no name twice.
-- P9 a name that does not exist is left unanswered. P13 what a client waits for again is sent again. P14 types go in the order given.
+- P9 a name that does not exist is left unanswered. P12 we set no TTL. P13 what a client waits for again is sent again. P14 types go in
+  the order given. P16 a name outside of the wildcard is looked up when it is asked for.
 - One response per type is under way; what changes meanwhile is merged, so a slow client gets only the newest.
 """
 
@@ -86,6 +87,8 @@ class Nacked:
 Event = Acked | Held | Nacked
 
 _Type = TypeVar("_Type")
+_Unit = tuple[str, str]
+_MOST_REFUSALS = 1000
 
 
 def find_type(types: Mapping[str, _Type], type_url: str) -> _Type:
@@ -103,6 +106,11 @@ def outcome(type_url: str, sent: tuple[Resource, ...], error: str | None) -> tup
         names = tuple(resource.name for resource in sent)
         return (Nacked(type_url=type_url, names=names, version=combined_version(versions(sent)), message=error),)
     return tuple(Acked(type_url=type_url, name=r.name, version=r.version, proof=r.proof) for r in sent)
+
+
+def remember(refused: frozenset[_Unit], units: frozenset[_Unit]) -> frozenset[_Unit]:
+    """Add to what was refused; a client that refuses for ever makes us forget, not grow."""
+    return units | (refused if len(refused) < _MOST_REFUSALS else frozenset())
 
 
 def held(type_url: str, resource: Resource) -> Held:
@@ -125,7 +133,7 @@ class _Subscription:
     """Name -> version of what was sent, as far as it is still asked for; None if the client is owed an answer whatever it says."""
     claimed: str = ""
     """The version that the client brought along, until it is compared or overtaken by a response."""
-    refused: frozenset[tuple[str, str]] = frozenset()
+    refused: frozenset[_Unit] = frozenset()
     nonce: str = ""
     awaiting: tuple[Resource, ...] | None = None
     """What is under way and not yet accepted or refused."""
@@ -146,14 +154,14 @@ class _Subscription:
             return ()
         units = self._units(sent)
         if error is not None:
-            self.refused |= units
+            self.refused = remember(self.refused, units)
             if self.rules.full_state:
                 self.known = None  # the client kept nothing of it, so a part of it would be news
         elif self.refused:
             self._forgive({name for name, _ in units})
         return outcome(self.rules.type_url, sent, error)
 
-    def _units(self, resources: Iterable[Resource]) -> frozenset[tuple[str, str]]:
+    def _units(self, resources: Iterable[Resource]) -> frozenset[_Unit]:
         """What an answer accepts or refuses: of a full-state type all of the response, else each resource in it."""
         if self.rules.full_state:
             return frozenset({("", combined_version(versions(resources)))})
@@ -186,20 +194,18 @@ class _Subscription:
     def _sees_all(self) -> bool:
         return self.rules.wildcard and WILDCARD in (self.names or ())
 
-    def _found(self) -> tuple[Resource, ...]:
-        if self.resources is None or self.names is None:
-            return ()
-        names = self.names
+    def _find(self, resources: Resources) -> tuple[Resource, ...]:
+        names = self.names or frozenset()
         if self._sees_all:
-            names = (names - {WILDCARD}).union(self.resources)
-        return tuple(found for name in sorted(names) if (found := self.resources.get(name)))
+            names = (names - {WILDCARD}).union(resources)
+        return tuple(found for name in sorted(names) if (found := resources.get(name)))
 
     def recognise(self) -> tuple[Event, ...]:
         """Compare the version that the client brought along with ours (P4)."""
         whole = self._sees_all or (self.alone and len(self.names or ()) == 1)
         if not self.claimed or not whole or self.resources is None:
             return ()
-        found = self._found()
+        found = self._find(self.resources)
         if combined_version(versions(found)) != self.claimed:
             return ()
         self.claimed, self.known = "", versions(found)
@@ -209,14 +215,11 @@ class _Subscription:
         """Return what the client has to be sent now; None if there is nothing to say."""
         if not self.names or self.resources is None or self.awaiting is not None:
             return None
-        found = self._found()
+        found = self._find(self.resources)
         if self.rules.full_state:
             return None if versions(found) == self.known or self._units(found) <= self.refused else found
-        known = self.known or {}
-        return (
-            tuple(r for r in found if known.get(r.name) != r.version and (r.name, r.version) not in self.refused)
-            or None
-        )
+        held_back = self.refused.union((self.known or {}).items())
+        return tuple(r for r in found if (r.name, r.version) not in held_back) or None
 
     def send(self, due: tuple[Resource, ...], nonce: str) -> Response:
         kept = {} if self.rules.full_state else self.known or {}
@@ -247,9 +250,7 @@ class SotwSession:
     _nonces: Iterator[str] = field(init=False, default_factory=lambda: map(str, count(1)))
 
     def __post_init__(self) -> None:
-        self._types = {
-            rules.type_url: _Subscription(rules=rules, alone=len(self.rules) == 1) for rules in self.rules
-        }
+        self._types = {rules.type_url: _Subscription(rules=rules, alone=len(self.rules) == 1) for rules in self.rules}
 
     def on_request(self, request: Request) -> tuple[Event, ...]:
         """Take in a subscription, an ACK or a NACK; return what it says. Raises InvalidRequest."""

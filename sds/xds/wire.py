@@ -1,6 +1,7 @@
 """The only place that knows the protobuf messages of xDS: bytes to requests, responses to bytes.
 
-Envoy's first request carries 62 KB of node, of which a few words are kept; the message itself is gone when these functions return.
+Envoy's first request carries 62 KB of node (P15), of which a few words are kept; the message itself is gone when these functions return.
+Texts that a stream keeps are cut: a version or nonce of that length is not one of ours.
 """
 
 from typing import TypeVar
@@ -40,8 +41,8 @@ def read_request(content: bytes) -> Request:
     return Request(
         type_url=message.type_url,
         names=tuple(message.resource_names),
-        version=message.version_info,
-        nonce=message.response_nonce,
+        version=message.version_info[:_LONGEST_TEXT],
+        nonce=message.response_nonce[:_LONGEST_TEXT],
         error=_error(message),
         node=_node(message.node),
     )
@@ -54,8 +55,8 @@ def read_delta_request(content: bytes) -> DeltaRequest:
         type_url=message.type_url,
         subscribe=tuple(message.resource_names_subscribe),
         unsubscribe=tuple(message.resource_names_unsubscribe),
-        initial_versions=dict(message.initial_resource_versions),
-        nonce=message.response_nonce,
+        initial_versions={name: version[:_LONGEST_TEXT] for name, version in message.initial_resource_versions.items()},
+        nonce=message.response_nonce[:_LONGEST_TEXT],
         error=_error(message),
         node=_node(message.node),
     )

@@ -23,7 +23,7 @@ from envoy.service.secret.v3.sds_pb2_grpc import SecretDiscoveryServiceStub
 
 from sds.errors import NotAuthorized
 from sds.watch import Latest
-from sds.xds.resource import CLUSTER, ENDPOINT, SECRET, Node, Resource, Snapshot
+from sds.xds.resource import CLUSTER, ENDPOINT, SECRET, Node, Resource, Snapshot, TypeRules
 from sds.xds.server import Feed, aggregated_service, secret_service
 from sds.xds.session import Acked, Event, Held, Nacked
 from sds.xds.wire import pack
@@ -48,7 +48,8 @@ def secrets(**contents: str) -> dict[str, Resource]:
 class Source:
     """All that clients may see, and what came back from them; `open_feeds` counts streams that were not yet left behind."""
 
-    def __init__(self) -> None:
+    def __init__(self, *types: TypeRules) -> None:
+        self.types = types
         self.wanted: Latest[dict[str, Resource] | None] = Latest({})
         self.denied = ""
         self.events: list[Event] = []
@@ -74,11 +75,8 @@ class Source:
         async for wanted in self.wanted.watch():
             if wanted is None:
                 return
-            for rules in (SECRET, CLUSTER, ENDPOINT):
-                if rules is SECRET or not self.only_secrets:
-                    yield Snapshot(type_url=rules.type_url, resources=wanted)
-
-    only_secrets = True
+            for rules in self.types:
+                yield Snapshot(type_url=rules.type_url, resources=wanted)
 
     def on_event(self, event: Event) -> None:
         self.events.append(event)
@@ -86,13 +84,19 @@ class Source:
 
 @pytest.fixture
 def source() -> Source:
-    return Source()
+    return Source(SECRET)
 
 
 @pytest.fixture
-async def address(source: Source, tmp_path: Path) -> AsyncIterator[str]:
+def routes() -> Source:
+    """What the aggregated stream carries."""
+    return Source(CLUSTER, ENDPOINT)
+
+
+@pytest.fixture
+async def address(source: Source, routes: Source, tmp_path: Path) -> AsyncIterator[str]:
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((secret_service(source.open), aggregated_service(source.open)))
+    server.add_generic_rpc_handlers((secret_service(source.open), aggregated_service(routes.open, routes.types)))
     address = f"unix:{tmp_path}/sds.sock"
     server.add_insecure_port(address)
     await server.start()
@@ -192,7 +196,7 @@ async def test_fetch_answers_at_once_with_the_secrets_or_says_which_are_missing(
     assert text(response) == "1"
     for request, code, words in (
         (ask("a", "late"), UNAVAILABLE, "late"),
-        (ask("late"), UNAVAILABLE, "late"),
+        (ask(*(f"late{n}" + "x" * 2000 for n in range(50))), UNAVAILABLE, "late"),
         (ask(), UNAVAILABLE, "not be served"),
         (ask(*["n"] * 101), INVALID, "101 names"),
     ):
@@ -277,40 +281,54 @@ async def test_many_streams_share_a_connection_and_leave_nothing_behind(source: 
     await until(lambda: (source.open_feeds, watchers()) == (0, 0))
 
 
-async def test_a_client_that_does_not_read_delays_nobody_and_gets_only_the_newest_later(source: Source, address: str):
-    """3 MB do not fit in the flow control window, so the slow client's write is pending all the time."""
+def want(rules: TypeRules, answers: DiscoveryResponse | None = None) -> DiscoveryRequest:
+    nonce = answers.nonce if answers else ""
+    return DiscoveryRequest(type_url=rules.type_url, resource_names=["big"], response_nonce=nonce)
+
+
+async def test_a_client_that_does_not_read_delays_nobody_and_gets_only_the_newest_later(
+    source: Source, routes: Source, address: str
+):
+    """The first 3 MB fill every buffer, so the response of the second type is a write that stays pending."""
     async with grpc.aio.insecure_channel(address) as lazy, grpc.aio.insecure_channel(address) as keen:
-        slow = SecretDiscoveryServiceStub(lazy).StreamSecrets(timeout=PATIENCE)
+        slow = AggregatedDiscoveryServiceStub(lazy).StreamAggregatedResources(timeout=PATIENCE)
         fast = SecretDiscoveryServiceStub(keen).StreamSecrets(timeout=PATIENCE)
-        await slow.write(ask("big"))
+        routes.wanted.set(secrets(big="0" * 3_000_000))
         await fast.write(ask("small"))
-        await until(lambda: source.open_feeds == 2)
+        for rules in routes.types:
+            await slow.write(want(rules))
+        await until(lambda: (source.open_feeds, routes.open_feeds) == (1, 1))
         for content in map(str, range(20)):
-            source.wanted.set(secrets(big=content * 3_000_000 if len(content) == 1 else content, small=content))
+            source.wanted.set(secrets(small=content))
             response = await fast.read()
             assert text(response) == content
+            routes.wanted.set(secrets(big=content))
             await fast.write(ask("small", answers=response))
-        received = await slow.read()
-        assert text(received) == "0" * 3_000_000
-        await slow.write(ask("big", answers=received))
-        assert text(await slow.read()) == "19"
+            await slow.write(want(CLUSTER))  # stale: it has not read yet what it must answer first
+        received = [await slow.read() for _ in routes.types]
+        assert {text(response) for response in received} == {"0" * 3_000_000}
+        newest = []
+        for rules, response in zip(routes.types, received, strict=True):
+            await slow.write(want(rules, answers=response))
+            newest.append(await slow.read())
+        assert {text(response) for response in newest} == {"19"}
 
 
-async def test_a_client_that_leaves_while_its_write_is_pending_leaves_nothing_behind(
-    source: Source, address: str, caplog: pytest.LogCaptureFixture
+async def test_a_client_that_leaves_while_a_write_is_pending_leaves_nothing_behind(
+    routes: Source, address: str, caplog: pytest.LogCaptureFixture
 ):
-    source.wanted.set(secrets(big="0" * 3_000_000))
+    routes.wanted.set(secrets(big="0" * 3_000_000))
     async with grpc.aio.insecure_channel(address) as channel:
-        stream = SecretDiscoveryServiceStub(channel).StreamSecrets(timeout=PATIENCE)
-        await stream.write(ask("big"))
+        stream = AggregatedDiscoveryServiceStub(channel).StreamAggregatedResources(timeout=PATIENCE)
+        for rules in (CLUSTER, ENDPOINT):
+            await stream.write(want(rules))
         await until(watchers)
-    await until(lambda: (source.open_feeds, watchers()) == (0, 0))
+    await until(lambda: (routes.open_feeds, watchers()) == (0, 0))
     assert caplog.records == []
 
 
-async def test_an_aggregated_stream_carries_each_type_in_order_and_demands_a_type_url(source: Source, address: str):
-    source.only_secrets = False
-    source.wanted.set({"a": pack("a", Cluster(name="a"))})
+async def test_an_aggregated_stream_carries_each_type_in_order_and_demands_a_type_url(routes: Source, address: str):
+    routes.wanted.set({"a": pack("a", Cluster(name="a"))})
     async with grpc.aio.insecure_channel(address) as channel:
         stub = AggregatedDiscoveryServiceStub(channel)
         stream = stub.StreamAggregatedResources(timeout=PATIENCE)

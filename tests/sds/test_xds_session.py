@@ -7,6 +7,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from sds.errors import SDSError
 from sds.xds.resource import (
     AGGREGATED,
     CLUSTER,
@@ -15,6 +16,7 @@ from sds.xds.resource import (
     ROUTE,
     SECRET,
     InvalidRequest,
+    Resource,
     Snapshot,
     TypeRules,
     combined_version,
@@ -161,6 +163,15 @@ def test_p3_a_new_subscription_is_answered_with_what_an_earlier_one_refused(rule
         stream.ask("b")
     stream.ask("a", "b")
     assert "a" in (stream.read() or {})
+
+
+def test_p3_a_client_that_refuses_for_ever_does_not_grow_its_stream():
+    stream = subscribed(SECRET, "a")
+    for content in range(1500):
+        stream.see(a=content)
+        assert stream.read() == {"a": content}
+        stream.ask("a", error="no")
+    assert len(repr(stream.session)) < 200_000
 
 
 @pytest.mark.parametrize("snapshot_first", [True, False])
@@ -406,6 +417,12 @@ def test_a_stream_of_one_type_needs_no_type_url():
     session.on_request(Request(type_url="", names=("a",)))
     session.on_snapshot(Snapshot(type_url=SECRET.type_url, resources=resources(a=1)))
     assert session.next_response() is not None
+
+
+@pytest.mark.parametrize(("name", "version"), [("", "v"), ("a", "")])
+def test_a_resource_has_a_name_and_a_version(name: str, version: str):
+    with pytest.raises(SDSError, match="needs a name and a version"):
+        Resource(name=name, version=version, body=b"")
 
 
 def test_no_body_shows_in_a_repr():
