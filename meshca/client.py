@@ -19,6 +19,8 @@ import grpc
 from meshca.errors import MeshcaError
 from meshca.proto import admin_pb2_grpc as api
 
+NO_SERVER = "NO_SERVER"  # beside the names of gRPC: nobody listens there
+
 _OPTIONS = (
     ("grpc.default_authority", "localhost"),  # else the path of the socket, which is no legal authority
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
@@ -27,7 +29,7 @@ _OPTIONS = (
 
 
 class CallFailed(MeshcaError):  # noqa: N818 - named for what happened
-    """The server refused, broke or could not be reached. `status` is the name of the gRPC status, such as NOT_FOUND."""
+    """The server refused, broke or could not be reached. `status` is the gRPC status's name, or NO_SERVER."""
 
     def __init__(self, status: str, text: str) -> None:
         super().__init__(text)
@@ -60,7 +62,7 @@ class AdminClient:
 
 @asynccontextmanager
 async def connect(path: str) -> AsyncIterator[AdminClient]:
-    """A client of the server at this socket: a path, or `unix:` and a path. Raises CallFailed, for calls inside, too."""
+    """A client of the server at this socket (a path, or unix: and a path). Raises CallFailed, and makes one of what calls raise."""
     path = path.removeprefix("unix://").removeprefix("unix:")
     probe(path)
     async with grpc.aio.insecure_channel(f"unix:{path}", options=_OPTIONS) as channel:
@@ -82,4 +84,4 @@ def probe(path: str) -> None:
             ) from error
         except OSError as error:
             text = f"no meshca server at unix://{path} ({error.strerror or error}): start it with `meshca up`, "
-            raise CallFailed("UNAVAILABLE", text + "or set MESHCA_ADMIN_SOCKET or --admin-socket") from error
+            raise CallFailed(NO_SERVER, text + "or set MESHCA_ADMIN_SOCKET or --admin-socket") from error

@@ -16,7 +16,7 @@ from meshca.clock import SystemClock
 from meshca.model import AuditKind
 from meshca.proto import admin_pb2 as pb
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 @app.command()

@@ -6,16 +6,15 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from meshca.cli.options import AdminSocket, Format, Output
-from meshca.cli.output import document, emit, emit_event, facts, left, printable, remark, rows, shown
+from meshca.cli.output import console, document, emit, emit_event, facts, left, printable, remark, rows, shown
 from meshca.cli.session import ask
 from meshca.client import AdminClient
 from meshca.proto import admin_pb2 as pb
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 class Kind(StrEnum):
@@ -110,15 +109,15 @@ def rotate(
 
 async def show_steps(steps: AsyncIterator[pb.Progress], output: Format) -> None:
     """Print the steps of a rotation as they come: on a terminal with a live line of what is waited for."""
-    terminal = Console(stderr=True, markup=False, highlight=False, emoji=False)
-    if output is not Format.TABLE or not terminal.is_terminal:
+    screen = console()
+    if output is not Format.TABLE or not screen.is_terminal:
         async for step in steps:
             emit_event(document(step), output, step_line(step))
         return
-    with terminal.status("rotating") as live:
+    with screen.status("asking the server") as live:
         async for step in steps:
+            screen.print(printable(step_line(step)))
             live.update(printable(f"{step.step}: {step.text}"))
-            emit_event({}, output, step_line(step))
 
 
 def step_line(step: pb.Progress) -> str:

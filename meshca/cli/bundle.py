@@ -23,7 +23,7 @@ from spiffe import bundle_json
 from spiffe.bundle import Bundle, BundleSet
 from spiffe.id import TrustDomain
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 _NO_SEQUENCE = -1
 

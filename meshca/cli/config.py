@@ -9,7 +9,7 @@ from meshca import config
 from meshca.cli.options import ConfigFile, DataDir
 from meshca.cli.output import remark
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from meshca.clock import SystemClock
 from meshca.errors import InvalidInput
 from meshca.proto import admin_pb2 as pb
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 DEFAULT_SOURCE = "apply"
 

@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from meshca.bootstrap import BootstrapSpec, Inbound, Outbound, envoy_bootstrap
-from meshca.cli.options import Format, WorkloadSocket, default_workload_socket
+from meshca.cli.options import Format, WorkloadSocket, workload_endpoint
 from meshca.cli.output import as_yaml
 from meshca.errors import InvalidInput
 from spiffe.id import SpiffeID
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 @app.callback()
@@ -55,7 +55,7 @@ def bootstrap(
     spec = BootstrapSpec(
         node_id=node_id or socket.gethostname(),
         node_cluster=node_cluster,
-        sds_socket=(sds_socket or default_workload_socket()).removeprefix("unix://").removeprefix("unix:"),
+        sds_socket=workload_endpoint(sds_socket).target.removeprefix("unix:"),
         inbound=tuple(_inbound(text, peers, svid, validation) for text in inbound or []),
         outbound=tuple(_outbound(text, svid, validation) for text in outbound or []),
         admin_port=admin_port,

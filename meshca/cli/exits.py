@@ -51,7 +51,8 @@ OF_STATUS = {
     "UNIMPLEMENTED": (Exit.FAILED, "this server does not know the request; is it of another version? {}"),
     "PERMISSION_DENIED": (Exit.NOT_ALLOWED, "not allowed: {}"),
     "UNAUTHENTICATED": (Exit.NOT_ALLOWED, "not allowed: {}"),
-    "UNAVAILABLE": (Exit.UNREACHABLE, "{}"),
+    "NO_SERVER": (Exit.UNREACHABLE, "{}"),  # not of gRPC: nobody listens at the socket
+    "UNAVAILABLE": (Exit.UNREACHABLE, "the server can not answer: {}"),
     "DEADLINE_EXCEEDED": (Exit.UNREACHABLE, "no answer in time: {}"),
     "CANCELLED": (Exit.UNREACHABLE, "the server ended the call, perhaps because it stops: {}"),
 }

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from sds.endpoint import Endpoint
+
 
 class Format(StrEnum):
     """What `--output` takes."""
@@ -49,8 +51,9 @@ def default_admin_socket() -> str:
     return config.default_admin_socket()
 
 
-def default_workload_socket() -> str:
-    """Where `meshca up` of this user makes its workload socket."""
+def workload_endpoint(given: str) -> Endpoint:
+    """The Workload API at a path or URI, by default where `meshca up` of this user makes it. Raises SDSError."""
     from meshca import config  # noqa: PLC0415 - same
 
-    return config.default_workload_socket()
+    path = given or config.default_workload_socket()
+    return Endpoint.at(Path(path)) if path.startswith("/") else Endpoint.parse(path)

@@ -12,7 +12,9 @@ REGENERATE = "python -m meshca.cli.reference > docs/cli.md"
 
 _HEAD = f"""# Command line
 
-Made from the commands themselves: `{REGENERATE}`. Results go to standard output, everything else to standard error.
+Made from the commands themselves: `{REGENERATE}`.
+
+Results go to standard output, everything else to standard error.
 `--output json` and `yaml` are for scripts: field names of the admin API, times in RFC 3339 UTC, durations in seconds,
 certificates in PEM, null for what is absent; lists are objects with one named list, streams are one object a line.
 Durations are written `90s`, `15m`, `1h30m`, `2d` or `1w`; times `2026-11-24T02:00:00Z`. `meshca --install-completion`
@@ -76,7 +78,8 @@ def _option(parameter: Any) -> str:
         names = f"`{_argument(parameter)}`"
     else:
         names = " ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
-    choices = ", ".join(f"`{getattr(each, 'value', each)}`" for each in getattr(parameter.type, "choices", ()))
+        names += f" {parameter.metavar}" if parameter.metavar else ""
+    choices = ", ".join(f"`{getattr(each, 'value', each)}`" for each in parameter.type_descriptor.choices or ())
     values = f" One of {choices}." if choices else ""
     return f"| {names} | {_default(parameter)} | {parameter.help}{values} |"
 
@@ -85,6 +88,8 @@ def _default(parameter: Any) -> str:
     if parameter.required:
         return "required"
     default = parameter.default
+    if default is True:
+        return f"`{parameter.opts[0]}`"
     if default is None or default == "" or default is False:
         return ""
     return f"`{getattr(default, 'value', default)}`"

@@ -6,6 +6,7 @@ Each loads what it needs when it runs: `up` loads no client, the questions load 
 # ruff: noqa: PLC0415 - see above
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,7 @@ from meshca.cli.options import AdminSocket, ConfigFile, DataDir, Format, Output
 if TYPE_CHECKING:
     from meshca.proto import admin_pb2 as pb
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 HEALTH_WITHIN = 5.0
 
@@ -37,9 +38,12 @@ def up(
     ] = None,
     data_dir: DataDir = None,
     socket: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=PATH", help="A workload socket; repeatable. Selector socket:NAME.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH[,mode=0660][,group=G]", help="A workload socket (repeatable); selector socket:NAME."
+        ),
     ] = None,
-    admin_socket: AdminSocket = "",
+    admin_socket: Annotated[Path | None, typer.Option(metavar="PATH", help="The admin socket (0600).")] = None,
     config: ConfigFile = None,
     log_format: Annotated[LogFormat | None, typer.Option(help="How to log, to standard error.")] = None,
 ) -> None:

@@ -5,15 +5,14 @@ from typing import Annotated
 
 import typer
 
-from meshca.cli.config import read
 from meshca.cli.exits import Exit, Failure
 from meshca.cli.options import AdminSocket, ConfigFile, DataDir, Format, Output, default_admin_socket
 from meshca.cli.output import document, emit, facts, remark
 from meshca.cli.session import ask
-from meshca.client import CallFailed, probe
+from meshca.client import NO_SERVER, CallFailed, probe
 from meshca.proto import admin_pb2 as pb
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 @app.command()
@@ -38,7 +37,8 @@ def restore(
     socket: AdminSocket = "",
 ) -> None:
     """Put a backup in place of the store of a stopped server. What was there is kept beside it."""
-    from meshca.wiring import restore_store  # noqa: PLC0415 - loads the server
+    from meshca.cli.config import read  # noqa: PLC0415 - only a restore needs the configuration
+    from meshca.wiring import restore_store  # noqa: PLC0415 - and loads the server
 
     if _lives(socket or default_admin_socket()):
         raise Failure(Exit.FAILED, "a meshca server is running on this data: stop it first, then restore")
@@ -50,5 +50,5 @@ def _lives(socket: str) -> bool:
     try:
         probe(socket)
     except CallFailed as error:
-        return error.status != "UNAVAILABLE"
+        return error.status != NO_SERVER
     return True

@@ -1,36 +1,38 @@
 """`meshca svid`: mint, fetch, look at and verify X.509-SVIDs."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
+from rich.console import RenderableType
 from rich.live import Live
 from rich.table import Table
 
 from meshca.cli.bundle import bundle_of, read_bundle
 from meshca.cli.entry_file import duration
-from meshca.cli.exits import Exit, Failure
-from meshca.cli.options import AdminSocket, Format, Output, WorkloadSocket, default_workload_socket
-from meshca.cli.output import Json, console, emit, emit_event, left, remark, rows, shown
+from meshca.cli.exits import failure_of_status
+from meshca.cli.options import AdminSocket, Format, Output, WorkloadSocket, workload_endpoint
+from meshca.cli.output import Json, console, emit, emit_event, left, printable, remark, rows, shown
 from meshca.cli.session import ask
 from meshca.cli.svid_files import file_set, write_set
 from meshca.cli.verdict import certificate_table, describe, print_verdict, read_chain
 from meshca.errors import InvalidInput
 from meshca.model import KeyType
 from meshca.proto import admin_pb2 as pb
-from sds.workload_client import WorkloadClient, X509Context
+from sds.workload_client import WorkloadAPIError, WorkloadClient, X509Context
 from spiffe.bundle import BundleSet
 from spiffe.certificate import PrivateKey
 from spiffe.id import SpiffeID, TrustDomain
 from spiffe.x509svid import X509SVID, spiffe_id_of
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Cert = Annotated[Path, typer.Argument(metavar="CERT", help="A chain, leaf first, in PEM or DER.")]
 Write = Annotated[
@@ -85,22 +87,26 @@ def fetch(
     if watch and not write:
         raise InvalidInput("--watch needs --write DIR; `meshca svid watch` shows SVIDs as they change")
 
-    async def work() -> None:
-        contexts = _contexts(socket)
-        first = await _first(contexts, within)
+    async def work(client: WorkloadClient) -> None:
+        first = await client.fetch_x509(timeout=within)
         if write:
-            write_set(write, file_set(first.svids, first.bundles))
-        emit(_document(first), output, lambda: _svid_rows(first))
-        if write and watch:
-            await _keep_fresh(contexts, write, output)
+            write_set(write, file_set([each.svid for each in first.identities], first.bundles))
+        if not watch:
+            emit(_document(first), output, lambda: _svid_rows(first))
+        elif write:
+            await _keep_fresh(client, write, output)
 
-    asyncio.run(work())
+    _with_workload_api(socket, work)
 
 
-async def _keep_fresh(contexts: AsyncIterator[X509Context], write: Path, output: Format) -> None:
-    async for context in contexts:
-        write_set(write, file_set(context.svids, context.bundles))
-        emit_event(_document(context), output, f"wrote {len(context.svids)} SVIDs to {write}")
+async def _keep_fresh(client: WorkloadClient, write: Path, output: Format) -> None:
+    """Write each newer set. When all is taken away the last set stays, so that nobody's restart fails for it."""
+    async for context in client.x509_contexts():
+        if context.denied:
+            remark(f"{context.denied}; the files stay as they are")
+            continue
+        write_set(write, file_set([each.svid for each in context.identities], context.bundles))
+        emit_event(_document(context), output, f"wrote {len(context.identities)} SVIDs to {write}")
 
 
 @app.command()
@@ -129,51 +135,54 @@ def verify(
 @app.command()
 def watch(*, socket: WorkloadSocket = "", output: Output = Format.TABLE) -> None:
     """Show the own SVIDs as they change, until stopped."""
-    asyncio.run(
-        _watch_live(socket) if output is Format.TABLE and console().is_terminal else _watch_lines(socket, output)
-    )
+    live = output is Format.TABLE and console().is_terminal
+    _with_workload_api(socket, _watch_live if live else partial(_watch_lines, output=output))
 
 
-async def _watch_live(socket: str) -> None:
-    with Live(console=console(), auto_refresh=False) as live:
-        context: X509Context | None = None
-        contexts = _contexts(socket)
-        following = asyncio.ensure_future(anext(contexts))
-        while True:
-            done, _ = await asyncio.wait([following], timeout=1)
-            if done:
-                context = following.result()
-                following = asyncio.ensure_future(anext(contexts))
-            live.update(_svid_rows(context) if context else "waiting for the first answer", refresh=True)
+async def _watch_live(client: WorkloadClient) -> None:
+    """A table whose times count down."""
+    newest: list[X509Context] = []
+    with Live(get_renderable=partial(_newest_rows, newest), console=console(), refresh_per_second=1) as live:
+        async for context in client.x509_contexts():
+            newest[:] = [context]
+            live.refresh()
 
 
-async def _watch_lines(socket: str, output: Format) -> None:
-    async for context in _contexts(socket):
-        for svid in context.svids:
-            line = f"{svid.spiffe_id}  serial {svid.serial:x}  until {shown(svid.not_after)}"
-            emit_event(describe(svid.leaf), output, line)
+def _newest_rows(newest: list[X509Context]) -> RenderableType:
+    if not newest:
+        return "waiting for the first answer"
+    return printable(newest[0].denied) or _svid_rows(newest[0])
+
+
+async def _watch_lines(client: WorkloadClient, *, output: Format) -> None:
+    async for context in client.x509_contexts():
+        emit_event(
+            _document(context), output, "\n".join(_line(each.svid) for each in context.identities) or context.denied
+        )
+
+
+def _line(svid: X509SVID) -> str:
+    return f"{svid.spiffe_id}  serial {svid.serial:x}  until {shown(svid.not_after)}"
 
 
 def _document(context: X509Context) -> Json:
-    return {"svids": [describe(svid.leaf) for svid in context.svids]}
+    svids = [{**describe(each.svid.leaf), "hint": each.hint} for each in context.identities]
+    return {"svids": svids, "bundles": [str(each) for each in context.bundles], "denied": context.denied or None}
 
 
 def _svid_rows(context: X509Context) -> Table:
-    cells = ((s.spiffe_id, f"{s.serial:x}", left(s.not_after), len(s.chain)) for s in context.svids)
-    return rows(["SPIFFE ID", "SERIAL", "ENDS IN", "CHAIN"], cells)
+    svids = ((each.svid, each.hint) for each in context.identities)
+    cells = ((svid.spiffe_id, f"{svid.serial:x}", left(svid.not_after), hint) for svid, hint in svids)
+    return rows(["SPIFFE ID", "SERIAL", "ENDS IN", "HINT"], cells)
 
 
-def _contexts(socket: str) -> AsyncIterator[X509Context]:
-    return WorkloadClient(socket or default_workload_socket()).x509_contexts()
-
-
-async def _first(contexts: AsyncIterator[X509Context], within: float) -> X509Context:
+def _with_workload_api(socket: str, work: Callable[[WorkloadClient], Coroutine[Any, Any, None]]) -> None:
+    """Do some work with the Workload API at this socket. Raises Failure."""
     try:
-        return await asyncio.wait_for(anext(contexts), within)
-    except TimeoutError as error:
-        raise Failure(
-            Exit.UNREACHABLE, f"no SVID within {within:g} s: `meshca why --pid PID` says what is missing"
-        ) from error
+        asyncio.run(work(WorkloadClient(workload_endpoint(socket))))
+    except WorkloadAPIError as error:
+        status = error.code.name if error.code else "INTERNAL"
+        raise failure_of_status(status, f"{error}; `meshca why --pid PID` says what a process lacks") from error
 
 
 def new_key(key_type: KeyType) -> PrivateKey:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from meshca.cli import main
-from tests.support.admin import ScriptedAdmin, scripted_admin
+from meshca.proto import admin_pb2 as pb
+from tests.support.scripted import ScriptedServer, scripted_server
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ Run = Callable[..., Outcome]
 
 
 @pytest.fixture
-def admin(tmp_path: Path) -> Iterator[ScriptedAdmin]:
-    with scripted_admin(tmp_path) as server:
+def admin(tmp_path: Path) -> Iterator[ScriptedServer]:
+    with scripted_server(tmp_path / "admin.sock", pb) as server:
         yield server
 
 

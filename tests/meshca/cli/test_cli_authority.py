@@ -7,8 +7,8 @@ import pytest
 from meshca.cli.exits import Exit
 from meshca.proto import admin_pb2 as pb
 from tests.meshca.cli.conftest import Run
-from tests.support.admin import ScriptedAdmin
 from tests.support.pki import CA
+from tests.support.scripted import ScriptedServer
 from tests.support.wait import until
 
 ROOT = CA.create("mesh.local")
@@ -19,7 +19,7 @@ AUTHORITY.not_after.FromSeconds(2_000_000_000)
 STEPS = [pb.Progress(step=step, text=f"it is {step}", behind=2) for step in ("prepared", "waiting", "done")]
 
 
-def test_list_shows_states_and_what_happens_next(admin: ScriptedAdmin, run: Run):
+def test_list_shows_states_and_what_happens_next(admin: ScriptedServer, run: Run):
     admin.answers["Authorities.List"] = pb.AuthorityList(authorities=[AUTHORITY])
     assert "prepared in 6 months" in run("authority", "list").out
     (authority,) = run("authority", "list", "-o", "json").json["authorities"]
@@ -28,7 +28,7 @@ def test_list_shows_states_and_what_happens_next(admin: ScriptedAdmin, run: Run)
 
 
 @pytest.mark.parametrize("step", ["activate", "taint", "revoke"])
-def test_each_step_names_the_authority_and_prints_what_follows(admin: ScriptedAdmin, run: Run, step: str):
+def test_each_step_names_the_authority_and_prints_what_follows(admin: ScriptedServer, run: Run, step: str):
     outcome = pb.AuthorityOutcome(authority=AUTHORITY, remarks=["then the root is rotated"])
     admin.answers[f"Authorities.{step.title()}"] = outcome
     printed = run("authority", step, "aa11", "--kind", "root", "--force")
@@ -38,14 +38,14 @@ def test_each_step_names_the_authority_and_prints_what_follows(admin: ScriptedAd
     assert run("authority", step, "aa11", "-o", "json").json["remarks"] == ["then the root is rotated"]
 
 
-def test_what_the_state_forbids_is_refused_in_the_servers_words(admin: ScriptedAdmin, run: Run):
+def test_what_the_state_forbids_is_refused_in_the_servers_words(admin: ScriptedServer, run: Run):
     admin.answers["Authorities.Prepare"] = (grpc.StatusCode.FAILED_PRECONDITION, "one root is prepared already: bb22")
     outcome = run("authority", "prepare", "--kind", "root")
     assert (outcome.code, outcome.err) == (Exit.FAILED, "error: refused: one root is prepared already: bb22\n")
     assert run("authority", "prepare", "--kind", "leaf").code == Exit.USAGE
 
 
-def test_rotate_tells_each_step_as_lines_or_as_json_lines(admin: ScriptedAdmin, run: Run):
+def test_rotate_tells_each_step_as_lines_or_as_json_lines(admin: ScriptedServer, run: Run):
     admin.answers["Authorities.Rotate"] = STEPS
     outcome = run("authority", "rotate", "--kind", "root")
     assert [line.split()[1] for line in outcome.out.splitlines()] == ["prepared", "waiting", "done"]
@@ -54,7 +54,7 @@ def test_rotate_tells_each_step_as_lines_or_as_json_lines(admin: ScriptedAdmin, 
     assert [json.loads(line)["step"] for line in lines] == ["prepared", "waiting", "done"]
 
 
-async def test_rotate_without_waiting_leaves_after_the_first_step(admin: ScriptedAdmin, run: Run):
+async def test_rotate_without_waiting_leaves_after_the_first_step(admin: ScriptedServer, run: Run):
     admin.answers["Authorities.Rotate"] = STEPS
     outcome = await asyncio.to_thread(run, "authority", "rotate", "--kind", "intermediate", "--no-wait")
     assert len(outcome.out.splitlines()) == 1
@@ -62,7 +62,7 @@ async def test_rotate_without_waiting_leaves_after_the_first_step(admin: Scripte
     await until(lambda: admin.cancelled)
 
 
-def test_a_rotation_that_fails_half_way_keeps_its_lines_and_says_why(admin: ScriptedAdmin, run: Run):
+def test_a_rotation_that_fails_half_way_keeps_its_lines_and_says_why(admin: ScriptedServer, run: Run):
     admin.answers["Authorities.Rotate"] = [
         STEPS[0],
         (grpc.StatusCode.UNAVAILABLE, "the server stops; it goes on after the start"),

@@ -12,8 +12,8 @@ from spiffe import bundle_json
 from spiffe.bundle import Bundle
 from spiffe.id import TrustDomain
 from tests.meshca.cli.conftest import Run
-from tests.support.admin import ScriptedAdmin
 from tests.support.pki import CA, der, pem
+from tests.support.scripted import ScriptedServer
 
 OWN, NEXT, FOREIGN = CA.create("mesh.local"), CA.create("mesh.local"), CA.create("partner.example")
 
@@ -28,7 +28,7 @@ def message(*authorities: CA, sequence: int = 7) -> pb.Bundle:
 
 
 @pytest.mark.parametrize("form", ["pem", "spiffe", "der"])
-def test_a_bundle_that_show_printed_can_be_set_elsewhere(admin: ScriptedAdmin, run: Run, tmp_path: Path, form: str):
+def test_a_bundle_that_show_printed_can_be_set_elsewhere(admin: ScriptedServer, run: Run, tmp_path: Path, form: str):
     admin.answers["Bundles.Get"] = admin.answers["Bundles.Set"] = message(OWN, NEXT)
     file = tmp_path / "bundle"
     file.write_bytes(_printed("bundle", "show", "--format", form, "--admin-socket", admin.path))
@@ -44,7 +44,7 @@ def _printed(*arguments: str) -> bytes:
     return subprocess.run([sys.executable, "-m", "meshca", *arguments], capture_output=True, check=True).stdout
 
 
-def test_list_says_null_for_what_a_bundle_does_not_say(admin: ScriptedAdmin, run: Run):
+def test_list_says_null_for_what_a_bundle_does_not_say(admin: ScriptedServer, run: Run):
     admin.answers["Bundles.List"] = pb.BundleList(bundles=[message(OWN), message(FOREIGN, sequence=-1)])
     outcome = run("bundle", "list", "-o", "json")
     assert [(b["trust_domain"], b["sequence"], b["refresh_hint"]) for b in outcome.json["bundles"]] == [
@@ -54,7 +54,7 @@ def test_list_says_null_for_what_a_bundle_does_not_say(admin: ScriptedAdmin, run
     assert outcome.json["bundles"][0]["x509_authorities"] == [pem(OWN.certificate).decode()]
 
 
-def test_diff_tells_what_the_server_has_more_and_less_and_exits_1(admin: ScriptedAdmin, run: Run, tmp_path: Path):
+def test_diff_tells_what_the_server_has_more_and_less_and_exits_1(admin: ScriptedServer, run: Run, tmp_path: Path):
     file = tmp_path / "bundle.pem"
     file.write_bytes(OWN.pem)
     admin.answers["Bundles.Get"] = message(OWN)
@@ -67,7 +67,7 @@ def test_diff_tells_what_the_server_has_more_and_less_and_exits_1(admin: Scripte
     assert [line[0] for line in run("bundle", "diff", str(file)).out.splitlines()[1:]] == ["+", "-"]
 
 
-def test_watch_prints_a_line_for_each_bundle_until_the_server_ends_it(admin: ScriptedAdmin, run: Run):
+def test_watch_prints_a_line_for_each_bundle_until_the_server_ends_it(admin: ScriptedServer, run: Run):
     admin.answers["Bundles.Watch"] = [
         message(OWN),
         message(OWN, NEXT, sequence=8),
@@ -75,11 +75,11 @@ def test_watch_prints_a_line_for_each_bundle_until_the_server_ends_it(admin: Scr
     ]
     outcome = run("bundle", "watch", "-o", "json")
     assert [json.loads(line)["sequence"] for line in outcome.out.splitlines()] == [7, 8]
-    assert (outcome.code, outcome.err) == (Exit.UNREACHABLE, "error: stopping\n")
+    assert (outcome.code, outcome.err) == (Exit.UNREACHABLE, "error: the server can not answer: stopping\n")
     assert run("bundle", "watch").out.startswith("mesh.local  sequence 7  ")
 
 
-def test_delete_tells_which_entries_federate_no_longer(admin: ScriptedAdmin, run: Run):
+def test_delete_tells_which_entries_federate_no_longer(admin: ScriptedServer, run: Run):
     admin.answers["Bundles.Delete"] = pb.DeleteBundleResponse(dissociated_entries=["web"])
     outcome = run("bundle", "delete", "partner.example", "--dissociate")
     assert admin.request == pb.DeleteBundleRequest(trust_domain="partner.example", dissociate=True)
@@ -87,7 +87,7 @@ def test_delete_tells_which_entries_federate_no_longer(admin: ScriptedAdmin, run
 
 
 def test_verify_proves_a_chain_point_by_point_or_refuses_it_with_the_rule(
-    admin: ScriptedAdmin, run: Run, tmp_path: Path
+    admin: ScriptedServer, run: Run, tmp_path: Path
 ):
     admin.answers["Bundles.List"] = pb.BundleList(bundles=[message(OWN), message(FOREIGN)])
     good, forged = tmp_path / "good.pem", tmp_path / "forged.der"
@@ -113,7 +113,7 @@ def test_svid_verify_needs_no_server(run: Run, tmp_path: Path):
     assert (foreign.code, foreign.out.split(":")[0]) == (Exit.FAILED, "REFUSED TB-01")
 
 
-def test_what_is_no_bundle_is_refused_by_its_name(run: Run, admin: ScriptedAdmin, tmp_path: Path):
+def test_what_is_no_bundle_is_refused_by_its_name(run: Run, admin: ScriptedServer, tmp_path: Path):
     file = tmp_path / "bundle"
     file.write_text('{"keys": 3}')
     outcome = run("bundle", "set", str(file), "--trust-domain", "partner.example")

@@ -10,14 +10,14 @@ from meshca.cli.exits import Exit
 from meshca.errors import InvalidInput
 from meshca.proto import admin_pb2 as pb
 from tests.meshca.cli.conftest import Run
-from tests.support.admin import ScriptedAdmin
+from tests.support.scripted import ScriptedServer
 
 WEB = pb.Entry(id="web", spiffe_id="spiffe://mesh.local/web", selectors=["unix:uid:1000"], hint="\x1b[31mred")
 WEB.ttl.FromSeconds(1800)
 WEB.created_at.FromSeconds(1_700_000_000)
 
 
-def test_create_sends_what_the_options_say_and_prints_the_entry(admin: ScriptedAdmin, run: Run):
+def test_create_sends_what_the_options_say_and_prints_the_entry(admin: ScriptedServer, run: Run):
     admin.answers["Entries.Create"] = WEB
     arguments = (
         "--spiffe-id spiffe://mesh.local/web --selector unix:uid:1000 --selector socket:web --ttl 30m --dns web.local"
@@ -52,7 +52,9 @@ def test_create_sends_what_the_options_say_and_prints_the_entry(admin: ScriptedA
     }
 
 
-def test_update_names_only_the_fields_that_were_given_and_an_empty_value_takes_one_away(admin: ScriptedAdmin, run: Run):
+def test_update_names_only_the_fields_that_were_given_and_an_empty_value_takes_one_away(
+    admin: ScriptedServer, run: Run
+):
     admin.answers["Entries.Update"] = WEB
     run("entry", "update", "web", "--ttl", "", "--dns", "", "--hint", "new", "--no-default")
     assert sorted(admin.request.fields) == ["default", "dns_names", "hint", "ttl"]
@@ -63,7 +65,7 @@ def test_update_names_only_the_fields_that_were_given_and_an_empty_value_takes_o
     assert "nothing to change" in outcome.err
 
 
-def test_lists_come_as_table_json_and_yaml_and_no_control_character_reaches_a_terminal(admin: ScriptedAdmin, run: Run):
+def test_lists_come_as_table_json_and_yaml_and_no_control_character_reaches_a_terminal(admin: ScriptedServer, run: Run):
     admin.answers["Entries.List"] = pb.EntryList(entries=[WEB])
     table = run("entry", "list", "--selector", "unix:uid:1000")
     assert admin.request == pb.ListEntriesRequest(selector="unix:uid:1000")
@@ -77,7 +79,7 @@ def test_lists_come_as_table_json_and_yaml_and_no_control_character_reaches_a_te
     assert as_json.json["entries"][0]["id"] == "web"
 
 
-def test_what_list_prints_can_be_applied(admin: ScriptedAdmin, run: Run, tmp_path: Path):
+def test_what_list_prints_can_be_applied(admin: ScriptedServer, run: Run, tmp_path: Path):
     admin.answers["Entries.List"] = pb.EntryList(
         entries=[pb.Entry(id="a", spiffe_id="spiffe://mesh.local/a", selectors=["unix:uid:1"])]
     )
@@ -93,7 +95,7 @@ def test_what_list_prints_can_be_applied(admin: ScriptedAdmin, run: Run, tmp_pat
         assert "dry run" in outcome.err
 
 
-def test_delete_tells_each_entry_and_can_cut_its_callers_off(admin: ScriptedAdmin, run: Run):
+def test_delete_tells_each_entry_and_can_cut_its_callers_off(admin: ScriptedServer, run: Run):
     admin.answers["Entries.Delete"] = pb.Empty()
     outcome = run("entry", "delete", "a", "b", "--now")
     assert [request for _, request in admin.requests] == [pb.DeleteEntryRequest(id=each, now=True) for each in "ab"]
@@ -101,7 +103,7 @@ def test_delete_tells_each_entry_and_can_cut_its_callers_off(admin: ScriptedAdmi
 
 
 def test_prune_without_a_source_and_entries_of_another_source_are_refused(
-    admin: ScriptedAdmin, run: Run, tmp_path: Path
+    admin: ScriptedServer, run: Run, tmp_path: Path
 ):
     file = tmp_path / "entries.yaml"
     file.write_text("spiffe_id: spiffe://mesh.local/a\nselectors: [unix:uid:1]\nsource: other\n")
@@ -111,7 +113,7 @@ def test_prune_without_a_source_and_entries_of_another_source_are_refused(
     assert "source other, not of git" in outcome.err
 
 
-def test_a_refusal_of_the_server_is_one_line_and_an_exit_code(admin: ScriptedAdmin, run: Run):
+def test_a_refusal_of_the_server_is_one_line_and_an_exit_code(admin: ScriptedServer, run: Run):
     text = "the same entry exists as web"
     admin.answers["Entries.Create"] = (grpc.StatusCode.ALREADY_EXISTS, text)
     outcome = run(

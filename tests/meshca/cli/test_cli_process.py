@@ -10,7 +10,7 @@ import pytest
 from meshca.cli.exits import Exit
 from meshca.cli.reference import REGENERATE, reference
 from meshca.proto import admin_pb2 as pb
-from tests.support.admin import ScriptedAdmin
+from tests.support.scripted import ScriptedServer
 
 ROOT = Path(__file__).parents[3]
 
@@ -66,7 +66,7 @@ def test_a_path_that_no_socket_can_have_is_told(tmp_path: Path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_a_socket_that_lets_nobody_in_says_whom_to_be(admin: ScriptedAdmin, tmp_path: Path):
+def test_a_socket_that_lets_nobody_in_says_whom_to_be(admin: ScriptedServer, tmp_path: Path):
     os.chmod(admin.path, 0o600)  # noqa: PTH101
     for directory in (tmp_path, *tmp_path.parents[:2]):
         directory.chmod(0o711)
@@ -91,7 +91,7 @@ def test_a_wrong_command_line_is_a_usage_error_without_a_traceback():
         assert "Traceback" not in ended.stderr
 
 
-def test_ctrl_c_ends_a_watch_quietly(admin: ScriptedAdmin):
+def test_ctrl_c_ends_a_watch_quietly(admin: ScriptedServer):
     forever = iter(lambda: pb.Bundle(trust_domain="mesh.local", sequence=-1), None)
     admin.answers["Bundles.Watch"] = forever
     command = [sys.executable, "-m", "meshca", "bundle", "watch", "--admin-socket", admin.path]
@@ -103,7 +103,7 @@ def test_ctrl_c_ends_a_watch_quietly(admin: ScriptedAdmin):
     assert (child.returncode, errors) == (Exit.INTERRUPTED, "")
 
 
-def test_a_reader_who_leaves_early_is_no_error(admin: ScriptedAdmin):
+def test_a_reader_who_leaves_early_is_no_error(admin: ScriptedServer):
     admin.answers["Audit.Export"] = iter(lambda: pb.AuditRecord(writer="w", body="x" * 1000), None)
     command = [sys.executable, "-m", "meshca", "audit", "export", "--admin-socket", admin.path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
@@ -113,6 +113,24 @@ def test_a_reader_who_leaves_early_is_no_error(admin: ScriptedAdmin):
         child.stdout.close()
         assert child.stderr.read() == ""
     assert child.returncode == Exit.FAILED
+
+
+def test_a_terminal_sees_each_step_and_what_is_waited_for(admin: ScriptedServer):
+    admin.answers["Authorities.Rotate"] = [
+        pb.Progress(step=step, text=f"it is {step}") for step in ("prepared", "done")
+    ]
+    keyboard, terminal = os.openpty()
+    command = [sys.executable, "-m", "meshca", "authority", "rotate", "--kind", "root", "--admin-socket", admin.path]
+    ended = subprocess.run(command, stdout=terminal, check=False, env={**os.environ, "TERM": "xterm"})
+    os.close(terminal)
+    seen = os.read(keyboard, 65536).decode()
+    os.close(keyboard)
+    assert ended.returncode == Exit.OK
+    assert (
+        seen.index("prepared    it is prepared")
+        < seen.index("prepared: it is prepared")
+        < seen.index("done: it is done")
+    )
 
 
 @pytest.mark.parametrize(("typed", "offered"), [("meshca aut", "authority"), ("meshca entry cr", "create")])

@@ -7,7 +7,7 @@ import pytest
 from meshca.cli.exits import Exit
 from meshca.proto import admin_pb2 as pb
 from tests.meshca.cli.conftest import Run
-from tests.support.admin import ScriptedAdmin
+from tests.support.scripted import ScriptedServer
 
 WEB = pb.Entry(id="web", spiffe_id="spiffe://mesh.local/web", selectors=["unix:uid:1000"])
 STATUS = pb.StatusResponse(
@@ -21,7 +21,7 @@ STATUS = pb.StatusResponse(
 )
 
 
-def test_status_shows_alarms_first_and_who_is_behind(admin: ScriptedAdmin, run: Run):
+def test_status_shows_alarms_first_and_who_is_behind(admin: ScriptedServer, run: Run):
     admin.answers["Status.Status"] = STATUS
     lines = run("status").out.splitlines()
     assert lines[0] == "ALARM: root aa11 waits for 1 holder since 20m"
@@ -31,7 +31,7 @@ def test_status_shows_alarms_first_and_who_is_behind(admin: ScriptedAdmin, run: 
     assert document["behind"][0]["since"] is None
 
 
-def test_health_exits_0_when_ready_and_1_for_everything_else(admin: ScriptedAdmin, run: Run):
+def test_health_exits_0_when_ready_and_1_for_everything_else(admin: ScriptedServer, run: Run):
     admin.answers["Status.Status"] = STATUS
     healthy = run("health", "-o", "json")
     assert (healthy.code, healthy.json["ready"]) == (Exit.OK, True)
@@ -45,7 +45,7 @@ def test_health_exits_0_when_ready_and_1_for_everything_else(admin: ScriptedAdmi
     assert "start it with `meshca up`" in nobody.err
 
 
-def test_why_shows_what_is_granted_and_what_nearly(admin: ScriptedAdmin, run: Run):
+def test_why_shows_what_is_granted_and_what_nearly(admin: ScriptedServer, run: Run):
     miss = pb.NearMiss(entry=WEB, missing=["socket:web"])
     admin.answers["Status.Why"] = pb.WhyResponse(caller="pid 7", verdict="nothing: no entry fits", near_misses=[miss])
     outcome = run("why", "--pid", "7")
@@ -56,7 +56,7 @@ def test_why_shows_what_is_granted_and_what_nearly(admin: ScriptedAdmin, run: Ru
     assert run("why", "--pid", "7").code == Exit.OK
 
 
-def test_audit_find_narrows_and_shows_the_body_as_it_was_hashed(admin: ScriptedAdmin, run: Run):
+def test_audit_find_narrows_and_shows_the_body_as_it_was_hashed(admin: ScriptedServer, run: Run):
     body = '{"entry":"web","serial":"0a","uid":0}'
     admin.answers["Audit.Find"] = pb.AuditRecordList(
         records=[pb.AuditRecord(writer="w", sequence=3, kind="issued", serial="0a", body=body)]
@@ -70,7 +70,7 @@ def test_audit_find_narrows_and_shows_the_body_as_it_was_hashed(admin: ScriptedA
     assert "entry=web uid=0" in run("audit", "find").out
 
 
-def test_audit_verify_finds_tampering(admin: ScriptedAdmin, run: Run):
+def test_audit_verify_finds_tampering(admin: ScriptedServer, run: Run):
     admin.answers["Audit.Verify"] = pb.VerifyAuditResponse(records=12, head="w:12:ff")
     assert run("audit", "verify", "--head", "w:11:ee", "-o", "json").json == {"records": 12, "head": "w:12:ff"}
     assert admin.request.head == "w:11:ee"
@@ -78,14 +78,14 @@ def test_audit_verify_finds_tampering(admin: ScriptedAdmin, run: Run):
     assert run("audit", "verify").code == Exit.FAILED
 
 
-def test_audit_export_prints_a_line_for_each_record_and_prune_says_what_is_left(admin: ScriptedAdmin, run: Run):
+def test_audit_export_prints_a_line_for_each_record_and_prune_says_what_is_left(admin: ScriptedServer, run: Run):
     admin.answers["Audit.Export"] = [pb.AuditRecord(sequence=n) for n in range(3)]
     assert [json.loads(line)["sequence"] for line in run("audit", "export").out.splitlines()] == [0, 1, 2]
     admin.answers["Audit.Prune"] = pb.PruneResponse(removed=5, anchor="w:6:aa")
     assert "w:6:aa" in run("audit", "prune", "--before", "90d").out
 
 
-def test_backup_names_the_file_absolutely_since_the_server_has_another_directory(admin: ScriptedAdmin, run: Run):
+def test_backup_names_the_file_absolutely_since_the_server_has_another_directory(admin: ScriptedServer, run: Run):
     admin.answers["Status.Backup"] = pb.BackupResponse(path="/x", bytes=9)
     assert run("store", "backup", "copy.db").code == Exit.OK
     assert admin.request.path.startswith("/")
@@ -107,7 +107,7 @@ def test_backup_names_the_file_absolutely_since_the_server_has_another_directory
     ],
 )
 def test_each_status_has_its_exit_code_and_keeps_the_servers_text(
-    admin: ScriptedAdmin, run: Run, status: str, code: Exit
+    admin: ScriptedServer, run: Run, status: str, code: Exit
 ):
     admin.answers["Entries.Get"] = (grpc.StatusCode[status], "the server's own words")
     outcome = run("entry", "show", "x")

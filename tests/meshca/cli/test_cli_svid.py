@@ -8,8 +8,8 @@ from meshca.cli.exits import Exit
 from meshca.proto import admin_pb2 as pb
 from spiffe.x509svid import X509SVID
 from tests.meshca.cli.conftest import Run
-from tests.support.admin import ScriptedAdmin
 from tests.support.pki import CA, der
+from tests.support.scripted import ScriptedServer
 
 ROOT = CA.create("mesh.local")
 BUNDLE = pb.Bundle(trust_domain="mesh.local", x509_authorities=[ROOT.der], sequence=1)
@@ -30,7 +30,7 @@ def sign(request: pb.MintRequest) -> pb.MintResponse:
 
 @pytest.mark.parametrize("key_type", ["ec-p256", "ec-p384", "rsa-2048"])
 def test_mint_makes_the_key_here_and_writes_a_set_that_fits(
-    admin: ScriptedAdmin, run: Run, tmp_path: Path, key_type: str
+    admin: ScriptedServer, run: Run, tmp_path: Path, key_type: str
 ):
     admin.answers["SVIDs.Mint"] = sign
     directory = tmp_path / "svid"
@@ -47,7 +47,7 @@ def test_mint_makes_the_key_here_and_writes_a_set_that_fits(
     )
 
 
-def test_mint_prints_pem_or_one_document(admin: ScriptedAdmin, run: Run):
+def test_mint_prints_pem_or_one_document(admin: ScriptedServer, run: Run):
     admin.answers["SVIDs.Mint"] = sign
     printed = run("svid", "mint", "spiffe://mesh.local/web").out
     assert printed.count("BEGIN CERTIFICATE") == 3
@@ -60,7 +60,7 @@ def test_mint_prints_pem_or_one_document(admin: ScriptedAdmin, run: Run):
 
 
 @pytest.mark.parametrize("wrong", ["/web", "https://mesh.local/web", "spiffe://Mesh.local/web"])
-def test_mint_refuses_an_id_that_is_not_in_full(admin: ScriptedAdmin, run: Run, wrong: str):
+def test_mint_refuses_an_id_that_is_not_in_full(admin: ScriptedServer, run: Run, wrong: str):
     assert run("svid", "mint", wrong).code == Exit.USAGE
     assert admin.requests == []
 

@@ -1,25 +1,25 @@
-"""A scripted server of the admin API: the real contract on a real Unix socket, with answers that a test has written down."""
+"""A scripted server: a real contract (a generated module) on a real Unix socket, with answers that a test has written down."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import grpc
 from google.protobuf.message_factory import GetMessageClass
 
-from meshca.proto import admin_pb2 as pb
 
-
-class ScriptedAdmin:
+class ScriptedServer:
     """Answers calls by `Service.Method`: a message, a list of them for a stream, a status and its text, or a function of the request.
 
     Keeps what it was asked.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, contract: ModuleType) -> None:
         self.path = path
+        self._contract = contract
         self.answers: dict[str, Any] = {}
         self.requests: list[tuple[str, Any]] = []
         self.cancelled: list[str] = []
@@ -32,9 +32,10 @@ class ScriptedAdmin:
     def _respond(self, name: str, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append((name, request))
         answer = self.answers.get(name, (grpc.StatusCode.UNIMPLEMENTED, f"no answer for {name}"))
+        answer = answer(request) if callable(answer) else answer
         if isinstance(answer, tuple):
             context.abort(*answer)
-        return answer(request) if callable(answer) else answer
+        return answer
 
     def _stream(self, name: str, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         context.add_callback(lambda: self.cancelled.append(name))
@@ -59,18 +60,18 @@ class ScriptedAdmin:
             grpc.method_handlers_generic_handler(
                 service.full_name, {method.name: self._handler(service.name, method) for method in service.methods}
             )
-            for service in pb.DESCRIPTOR.services_by_name.values()
+            for service in self._contract.DESCRIPTOR.services_by_name.values()
         )
 
 
 @contextmanager
-def scripted_admin(directory: Path) -> Iterator[ScriptedAdmin]:
-    """The server on `admin.sock` in this directory, until the end of the block."""
-    admin = ScriptedAdmin(str(directory / "admin.sock"))
-    server = grpc.server(ThreadPoolExecutor(max_workers=4), handlers=admin.handlers())
-    server.add_insecure_port(f"unix:{admin.path}")
+def scripted_server(path: Path, contract: ModuleType) -> Iterator[ScriptedServer]:
+    """The server on this socket, until the end of the block."""
+    scripted = ScriptedServer(str(path), contract)
+    server = grpc.server(ThreadPoolExecutor(max_workers=4), handlers=scripted.handlers())
+    server.add_insecure_port(f"unix:{path}")
     server.start()
     try:
-        yield admin
+        yield scripted
     finally:
         server.stop(None).wait()

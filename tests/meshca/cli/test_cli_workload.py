@@ -1,0 +1,95 @@
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from meshca.cli.exits import Exit
+from sds.proto import workload_pb2 as pb
+from spiffe.x509svid import X509SVID
+from tests.meshca.cli.conftest import Run
+from tests.support.pki import CA, der, key_der
+from tests.support.scripted import ScriptedServer, scripted_server
+
+ROOT = CA.create("mesh.local")
+METHOD = "SpiffeWorkloadAPI.FetchX509SVID"
+DENIED = (grpc.StatusCode.PERMISSION_DENIED, "no entry matches")
+
+
+def response(*paths: str) -> pb.X509SVIDResponse:
+    svids = []
+    for path in paths:
+        issued = ROOT.intermediate().leaf(uris=[f"spiffe://mesh.local/{path}"])
+        spiffe_id, chain, key = f"spiffe://mesh.local/{path}", der(*issued.chain), key_der(issued.key)
+        svids.append(pb.X509SVID(spiffe_id=spiffe_id, x509_svid=chain, x509_svid_key=key, bundle=ROOT.der, hint=path))
+    return pb.X509SVIDResponse(svids=svids)
+
+
+@pytest.fixture
+def workload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
+    with scripted_server(tmp_path / "workload.sock", pb) as server:
+        monkeypatch.setenv("SPIFFE_ENDPOINT_SOCKET", f"unix://{server.path}")
+        yield server
+
+
+def test_fetch_shows_all_svids_and_writes_them_but_prints_no_key(workload: ScriptedServer, run: Run, tmp_path: Path):
+    workload.answers[METHOD] = [response("web", "admin")]
+    outcome = run("svid", "fetch", "--write", str(tmp_path / "svids"), "-o", "json")
+    assert outcome.code == Exit.OK, outcome.err
+    assert [(each["uris"], each["hint"]) for each in outcome.json["svids"]] == [
+        (["spiffe://mesh.local/web"], "web"),
+        (["spiffe://mesh.local/admin"], "admin"),
+    ]
+    assert "PRIVATE" not in outcome.out
+    for index, name in enumerate(("web", "admin")):
+        pem = [(tmp_path / "svids" / f"svid.{index}.{kind}").read_bytes() for kind in ("pem", "key")]
+        assert str(X509SVID.from_pem(*pem).spiffe_id) == f"spiffe://mesh.local/{name}"
+
+
+def test_a_caller_without_an_entry_is_not_allowed_and_told_where_to_ask(
+    workload: ScriptedServer, run: Run, tmp_path: Path
+):
+    workload.answers[METHOD] = DENIED
+    outcome = run("svid", "fetch", "--write", str(tmp_path / "svids"))
+    assert outcome.code == Exit.NOT_ALLOWED
+    assert "no entry matches" in outcome.err
+    assert "meshca why --pid" in outcome.err
+    assert not (tmp_path / "svids").exists()
+    assert run("svid", "fetch", "--watch").code == Exit.USAGE
+
+
+def test_no_workload_socket_is_unreachable_and_a_wrong_uri_is_refused(run: Run, tmp_path: Path):
+    assert run("svid", "fetch", "--socket", str(tmp_path / "none.sock")).code == Exit.UNREACHABLE
+    assert "http://x" in run("svid", "fetch", "--socket", "http://x").err
+
+
+def test_watch_keeps_the_files_fresh_and_leaves_them_when_all_is_taken_away(workload: ScriptedServer, tmp_path: Path):
+    first, second = response("web"), response("web")
+    scripts = iter([[first], [first, second], DENIED])
+    workload.answers[METHOD] = lambda _: next(scripts, DENIED)
+    directory = tmp_path / "svids"
+    command = [sys.executable, "-m", "meshca", "svid", "fetch", "--write", str(directory), "--watch", "-o", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        assert child.stderr
+        serials = [json.loads(child.stdout.readline())["svids"][0]["serial"] for _ in range(2)]
+        assert "the files stay as they are" in child.stderr.readline()
+        child.terminate()
+    pem = [(directory / f"svid.0.{kind}").read_bytes() for kind in ("pem", "key")]
+    assert f"{X509SVID.from_pem(*pem).serial:x}" == serials[1] != serials[0]
+
+
+def test_watch_prints_each_change_as_a_line(workload: ScriptedServer, run: Run):
+    scripts: Any = iter([[response("web", "admin")]])
+    refused = (grpc.StatusCode.INVALID_ARGUMENT, "the end")
+    workload.answers[METHOD] = lambda _: next(scripts, refused)
+    outcome = run("svid", "watch")
+    assert [line.split()[0] for line in outcome.out.splitlines()] == [
+        "spiffe://mesh.local/web",
+        "spiffe://mesh.local/admin",
+    ]
+    assert (outcome.code, "the end" in outcome.err) == (Exit.USAGE, True)
