@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -30,7 +31,7 @@ from meshca.errors import CannotStart, KeyGone, StoreUnavailable
 from meshca.model import AuthorityKey, KeyType
 
 _KEY_ID = re.compile(r"[0-9a-f]{40}")
-_ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+_ENCRYPTED = b"ENCRYPTED"  # stands in the header of PKCS#8 and of the older form that openssl may have written
 
 
 class DiskKeyManager:
@@ -99,7 +100,7 @@ class DiskKeyManager:
         return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 
     def _decoded(self, document: bytes, key_id: str, path: Path) -> AuthorityKey:
-        encrypted = document.startswith(_ENCRYPTED)
+        encrypted = _ENCRYPTED in document
         if encrypted and not self._passphrase:
             raise CannotStart(f"key file {path} is encrypted: give its passphrase")
         if self._passphrase and not encrypted:
@@ -108,7 +109,7 @@ class DiskKeyManager:
             )
         try:
             key = load_pem_private_key(document, self._passphrase)
-        except ValueError as error:
+        except (ValueError, UnsupportedAlgorithm) as error:
             if encrypted:
                 raise CannotStart(f"key file {path} does not open with this passphrase") from error
             raise KeyGone(f"key file {path} holds no private key: {error}") from error

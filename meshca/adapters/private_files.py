@@ -42,6 +42,7 @@ def private_directory(path: Path) -> Iterator[int]:
     """An open descriptor of the directory, made with mode 0700 if it is not there. Raises CannotStart, OSError."""
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
+        sync_directory(path.parent)
     with directory(path) as opened:
         check_private(os.fstat(opened), path)
         yield opened
@@ -57,9 +58,16 @@ def directory(path: Path) -> Iterator[int]:
         os.close(opened)
 
 
+def sync_directory(path: Path) -> None:
+    """Make durable what was put into a directory or taken out of it. Raises OSError."""
+    with directory(path) as opened:
+        os.fsync(opened)
+
+
 def create_private(path: Path) -> None:
     """Make an empty file with mode 0600. Raises FileExistsError, OSError."""
     os.close(os.open(path, _NEW_FILE, 0o600))
+    sync_directory(path.parent)
 
 
 def write_private(parent: int, name: str, content: bytes) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from meshca.adapters.private_files import directory
+from meshca.adapters.private_files import sync_directory
 from meshca.adapters.store_errors import translated
 from meshca.adapters.store_migrate import check_revision
 from meshca.errors import AlreadyExists, InvalidInput
@@ -34,8 +34,7 @@ def copy_store(source: Path, target: Path) -> None:
         finally:
             os.close(opened)
             Path(name).unlink()
-            with directory(target.parent) as parent:
-                os.fsync(parent)
+            sync_directory(target.parent)
 
 
 def verify_backup(path: Path) -> str:

@@ -192,6 +192,27 @@ def test_a_read_only_directory_is_named_and_its_keys_stay_usable(tmp_path: Path)
     assert all(f"keys in {tmp_path}/keys" in line and "Permission denied" in line for line in said)
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+from meshca.adapters.keys_disk import DiskKeyManager
+from meshca.errors import StoreUnavailable
+from meshca.model import KeyType
+
+home = Path(sys.argv[1]) / "keys"
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+try:
+    DiskKeyManager(home).generate(KeyType.EC_P256)
+except StoreUnavailable as error:
+    print(error)
+assert list(home.iterdir()) == []
+"""
+
+
+def test_no_part_of_a_key_stays_where_the_disk_is_full(tmp_path: Path):
+    assert f"keys in {tmp_path}/keys can not be read or written" in run_unprivileged(FULL, tmp_path)
+
+
 def test_no_error_in_the_chain_shows_key_or_passphrase(home: Path):
     key_id, file = kept(home, b"battery staple")
     secret = file.read_text()

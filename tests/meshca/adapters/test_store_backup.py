@@ -88,7 +88,10 @@ async def test_nothing_is_overwritten_nor_restored_beside_what_another_store_lef
     assert {path.name for path in tmp_path.iterdir()} == {"store.db", "copies of today", taken.name}
 
 
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "text", "missing", "no store"])
+SWAP = "UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'audit_at') WHERE name = 'audit_kind'"
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "text", "missing", "no store", "mixed up"])
 def test_a_damaged_copy_is_refused_and_nothing_is_restored(backup: Path, tmp_path: Path, damage: str):
     content = bytearray(backup.read_bytes())
     match damage:
@@ -106,6 +109,8 @@ def test_a_damaged_copy_is_refused_and_nothing_is_restored(backup: Path, tmp_pat
         backup.unlink()
     if damage == "no store":
         execute(backup, "DROP TABLE alembic_version")
+    if damage == "mixed up":
+        execute(backup, "PRAGMA writable_schema = ON", SWAP)
 
     with pytest.raises(InvalidInput, match=r"copies of today/store.*(is damaged|can not be read or holds no store)"):
         restore(backup, tmp_path / "restored.db")
@@ -155,8 +160,9 @@ def test_no_part_of_a_copy_stays_where_the_disk_is_full(file: Path, backup: Path
     assert f"copy {tmp_path}/full/backup of store {file} can not be used: the disk" in said
 
 
-def execute(file: Path, statement: str) -> None:
+def execute(file: Path, *statements: str) -> None:
     connection = sqlite3.connect(file)
-    connection.execute(statement)
+    for statement in statements:
+        connection.execute(statement)
     connection.commit()
     connection.close()
