@@ -38,6 +38,8 @@ class WorkloadLimits:
 
     gate: GateLimits = field(default_factory=GateLimits)
     strangers: StrangerLimits = field(default_factory=StrangerLimits)
+    first_svid: float = 5.0
+    """Seconds that a new Workload API caller waits for its first SVID before it is told to come again."""
     drain: float = 1.0
     """Seconds for calls under way when the server stops; streams have no end of their own and are cut off then."""
 
@@ -59,7 +61,9 @@ async def serve_workloads(
     observer = observer or Silent()
     async with Gate(limits=limits.gate) as gate:
         server = grpc.aio.server(interceptors=(HeaderCheck(),), options=OPTIONS)
-        api = WorkloadAPI(provider=provider, identify=gate.identify, now=now, observer=observer)
+        api = WorkloadAPI(
+            provider=provider, identify=gate.identify, now=now, observer=observer, patience=limits.first_svid
+        )
         secrets = SecretDiscovery(
             provider=provider, identify=gate.identify, now=now, observer=observer, limits=limits.strangers
         )

@@ -102,9 +102,9 @@ class WorkloadAPI:
         identify: Identify,
         now: Callable[[], datetime],
         observer: Observer,
-        patience: float = 5.0,
+        patience: float,
     ) -> None:
-        """Patience is how many seconds a new caller waits for its first SVID before it is told to come again."""
+        """`patience`: how many seconds a new caller waits for its first SVID."""
         self._provider = provider
         self._identify = identify
         self._now = now

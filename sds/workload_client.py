@@ -122,7 +122,7 @@ class WorkloadClient:
 
 def _pause(failures: int) -> float:
     """Return how long to wait after so many failures in a row; after none just enough to spread many clients."""
-    longest = min(_FIRST_PAUSE * 2 ** min(failures, _MOST_DOUBLINGS), _LONGEST_PAUSE)
+    longest = min(_FIRST_PAUSE * 2.0 ** min(failures, _MOST_DOUBLINGS), _LONGEST_PAUSE)
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - guards nothing
 
 
