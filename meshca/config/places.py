@@ -1,0 +1,48 @@
+"""Where things are when nobody says so: for root in the system's directories, else in the user's own (XDG base directories).
+
+Sockets do not move with `data_dir`, so that the command line finds them without being told.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+SYSTEM_DATA = Path("/var/lib/meshca")
+SYSTEM_RUNTIME = Path("/run/meshca")
+ADMIN, WORKLOAD = "admin.sock", "workload.sock"
+
+
+def data_directory(environ: Mapping[str, str], uid: int) -> Path:
+    """Where keys and store are: `/var/lib/meshca` for root, else `$XDG_STATE_HOME/meshca` or `~/.local/state/meshca`."""
+    if uid == 0:
+        return SYSTEM_DATA
+    return (_absolute(environ, "XDG_STATE_HOME") or Path(environ.get("HOME", "/")) / ".local/state") / "meshca"
+
+
+def runtime_directory(environ: Mapping[str, str], uid: int) -> Path:
+    """Where sockets are: `/run/meshca` for root, else `$XDG_RUNTIME_DIR/meshca` or, where there is none, the default data directory."""
+    if uid == 0:
+        return SYSTEM_RUNTIME
+    found = _absolute(environ, "XDG_RUNTIME_DIR")
+    return found / "meshca" if found else data_directory(environ, uid)
+
+
+def default_admin_socket() -> str:
+    """The admin socket of this user's server, else that of the system's."""
+    return _find(ADMIN)
+
+
+def default_workload_socket() -> str:
+    """The workload socket of this user's server, else that of the system's."""
+    return _find(WORKLOAD)
+
+
+def _find(name: str) -> str:
+    own, system = runtime_directory(os.environ, os.geteuid()) / name, SYSTEM_RUNTIME / name
+    return str(system if not own.exists() and system.exists() else own)
+
+
+def _absolute(environ: Mapping[str, str], name: str) -> Path | None:
+    """The directory of a variable. The XDG specification says that relative ones are ignored."""
+    found = Path(environ.get(name, ""))
+    return found if found.is_absolute() else None

@@ -1,0 +1,152 @@
+"""The whole configuration as one frozen value, and what its settings say about each other.
+
+Contradictions are collected rather than raised one by one, so that all errors are found at once.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, NamedTuple, Self
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
+from pydantic_core import PydanticCustomError
+
+from meshca.config import values
+from meshca.config.sections import (
+    HTTP,
+    RELOADED,
+    AbsolutePath,
+    Authority,
+    KeyManager,
+    Limits,
+    Log,
+    Section,
+    Socket,
+    SocketName,
+    SocketPath,
+    Store,
+)
+from meshca.config.values import format_duration
+from sds.unix_socket import SocketSpec
+from spiffe.id import TrustDomain
+
+
+class Relation(NamedTuple):
+    """Two settings that can not stand beside each other: their keys (the first is to blame) and why."""
+
+    keys: tuple[str, ...]
+    text: str
+
+
+class Config(Section):
+    """The whole of it. Raises ValidationError when built from what can not be; `load` is how it is read."""
+
+    trust_domain: Annotated[TrustDomain, BeforeValidator(values.trust_domain)] = Field(
+        default=TrustDomain("mesh.local"),
+        description="The name of this root of trust. Set once: it is in every ID and kept in the store.",
+    )
+    data_dir: AbsolutePath = Field(
+        description="Keys and store, for this user only.",
+        json_schema_extra={
+            "default": "`/var/lib/meshca` for root, else `$XDG_STATE_HOME/meshca` or `~/.local/state/meshca`"
+        },
+    )
+    admin_socket: SocketPath = Field(
+        description="Where the command line asks. Who may is decided by uid, which the kernel vouches for.",
+        json_schema_extra={
+            "default": "`/run/meshca/admin.sock` for root, else `$XDG_RUNTIME_DIR/meshca/admin.sock` or beside the data"
+        },
+    )
+    admin_uids: tuple[NonNegativeInt, ...] = Field(
+        default=(),
+        strict=False,
+        description="Users beside root and the server's own who may administer. None, since each can make itself any identity.",
+        json_schema_extra=RELOADED,
+    )
+    sockets: dict[SocketName, Socket] = Field(
+        min_length=1,
+        description="The workload sockets, by name. One socket for each workload is how processes of one user are told apart.",
+        json_schema_extra={"default": "one named `default`, `workload.sock` beside the admin socket's default"},
+    )
+    http: HTTP = Field(default_factory=HTTP)
+    log: Log = Field(default_factory=Log)
+    authority: Authority = Field(default_factory=Authority)
+    key_manager: KeyManager = Field(default_factory=KeyManager)
+    store: Store = Field(default_factory=Store)
+    limits: Limits = Field(default_factory=Limits)
+
+    @model_validator(mode="after")
+    def _hold_relations(self) -> Self:
+        if found := list(relations(self)):
+            raise PydanticCustomError("relations", "settings contradict each other", {"found": found})
+        return self
+
+    @property
+    def socket_specs(self) -> tuple[SocketSpec, ...]:
+        """The workload sockets as the gate takes them."""
+        return tuple(
+            SocketSpec(name=name, path=each.path, mode=each.mode, group=_group(each.group))
+            for name, each in self.sockets.items()
+        )
+
+    @property
+    def keys_directory(self) -> Path:
+        """Where a disk key manager keeps keys."""
+        return self.data_dir / "keys"
+
+    @property
+    def store_url(self) -> str | None:
+        """The URL of a SQL store, with its password; None for a memory store."""
+        if self.store.kind == "sqlite":
+            return f"sqlite+aiosqlite:///{self.store.path or self.data_dir / 'store.db'}"
+        return self.store.url.get_secret_value() if self.store.url else None
+
+
+def relations(config: Config) -> Iterator[Relation]:
+    """What the settings say against each other."""
+    yield from _lifetimes(config.authority)
+    yield from _keeping(config.key_manager, config.store)
+    yield from _places(config)
+
+
+def _lifetimes(authority: Authority) -> Iterator[Relation]:
+    room = 2 * authority.leaf_lifetime  # an issuer is replaced two leaf lifetimes before its end
+    for inner, outer in (("leaf_lifetime", "intermediate_lifetime"), ("intermediate_lifetime", "root_lifetime")):
+        least = getattr(authority, inner) + room
+        if getattr(authority, outer) < least:
+            keys = tuple(f"authority.{key}" for key in dict.fromkeys((outer, inner, "leaf_lifetime")))
+            yield Relation(keys, f"is shorter than {inner} and two leaf lifetimes: at least {format_duration(least)}")
+    if authority.settle >= authority.leaf_lifetime:
+        keys = ("authority.settle", "authority.leaf_lifetime")
+        yield Relation(keys, f"is not shorter than leaf_lifetime, {format_duration(authority.leaf_lifetime)}")
+
+
+def _keeping(key_manager: KeyManager, store: Store) -> Iterator[Relation]:
+    if key_manager.kind == "memory" and store.kind != "memory":
+        text = f"forgets the keys of a {store.kind} store that remembers their authorities: disk, or store.kind memory"
+        yield Relation(("key_manager.kind", "store.kind"), text)
+    for key in ("passphrase_file", "passphrase_env"):
+        if key_manager.kind == "memory" and getattr(key_manager, key):
+            yield Relation((f"key_manager.{key}", "key_manager.kind"), "encrypts keys on disk only, and kind is memory")
+    if key_manager.passphrase_file and key_manager.passphrase_env:
+        yield Relation(
+            ("key_manager.passphrase_file", "key_manager.passphrase_env"), "is one too many: passphrase_env is set too"
+        )
+    if store.path and store.kind != "sqlite":
+        yield Relation(("store.path", "store.kind"), f"is for a sqlite store, and kind is {store.kind}")
+    if bool(store.url) != (store.kind == "postgresql"):
+        yield Relation(
+            ("store.url", "store.kind"), f"is what a postgresql store needs and no other has: kind is {store.kind}"
+        )
+
+
+def _places(config: Config) -> Iterator[Relation]:
+    taken = {config.admin_socket: "admin_socket"}
+    for name, each in config.sockets.items():
+        key = f"sockets.{name}.path"
+        other = taken.setdefault(each.path, key)
+        if other != key:
+            yield Relation((key, other), f"is the path of {other} too")
+
+
+def _group(group: str | None) -> str | int | None:
+    return int(group) if group and group.isdecimal() else group
