@@ -95,7 +95,7 @@ class WorkloadClient:
                     held = False
                     yield X509Context(denied=str(error))  # WA-30
             failures += 1
-            await asyncio.sleep(_pause(failures))
+            await asyncio.sleep(pause_after(failures))
 
     async def _readable_contexts(self) -> AsyncGenerator[X509Context, None]:
         """Yield the contexts of one stream, without those that are broken (WA-16). Raises WorkloadAPIError when it ends badly."""
@@ -120,8 +120,8 @@ class WorkloadClient:
                 raise WorkloadAPIError(text, error.code()) from error
 
 
-def _pause(failures: int) -> float:
-    """Return how long to wait after so many failures in a row; after none just enough to spread many clients."""
+def pause_after(failures: int) -> float:
+    """Return how many seconds to wait after so many failures in a row; after none just enough to spread many clients."""
     longest = min(_FIRST_PAUSE * 2.0 ** min(failures, _MOST_DOUBLINGS), _LONGEST_PAUSE)
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - guards nothing
 
