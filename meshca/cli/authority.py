@@ -1,11 +1,12 @@
 """`meshca authority`: the signing keys of the trust domain."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 from rich.table import Table
 
 from meshca.cli.options import AdminSocket, Format, Output
@@ -34,7 +35,7 @@ Force = Annotated[bool, typer.Option("--force", help="Do not wait for those who 
 def list_(*, socket: AdminSocket = "", output: Output = Format.TABLE) -> None:
     """List all authorities: their states, and what happens next."""
     found: pb.AuthorityList = ask(socket, lambda server: server.authorities.List(pb.Empty()))
-    emit(document(found), output, lambda: authority_rows(found.authorities))
+    emit(document(found), output, lambda: authority_tables(found.authorities))
 
 
 @app.command()
@@ -126,12 +127,11 @@ def step_line(step: pb.Progress) -> str:
     return f"{step.at.ToDatetime(UTC):%H:%M:%S}  {step.step:<11} {step.text}{behind}"
 
 
-def authority_rows(authorities: Any) -> Table:
-    """Authorities as a table."""
-    return rows(
-        ["KIND", "STATE", "ID", "ENDS IN", "LIVE LEAVES", "NEXT"],
-        ((a.kind, a.state, a.id, left(a.not_after), a.live_leaves, a.next) for a in authorities),
-    )
+def authority_tables(authorities: Sequence[pb.Authority]) -> list[RenderableType]:
+    """Authorities as a table, and below it what happens next to each."""
+    cells = ((a.kind, a.state, a.id, left(a.not_after), a.live_leaves) for a in authorities)
+    following = [printable(f"{a.kind} {a.id[:8]}: {a.next}") for a in authorities if a.next]
+    return [rows(["KIND", "STATE", "ID", "ENDS IN", "LEAVES"], cells), *([""] if following else []), *following]
 
 
 def _change(

@@ -9,6 +9,7 @@ Rules:
 """
 
 import json
+import re
 import ssl
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -102,7 +103,7 @@ def rows(titles: Sequence[str], cells: Iterable[Sequence[object]], *, title: str
         box=None, pad_edge=False, title=title or None, title_justify="left", header_style="bold", padding=(0, 2, 0, 0)
     )
     for each in titles:
-        table.add_column(each, overflow="fold")
+        table.add_column(each, overflow="fold", no_wrap=each in {"ID", "KIND"})
     for row in cells:
         table.add_row(*(Text(shown(cell)) for cell in row))
     return table
@@ -149,9 +150,10 @@ def _native(value: Any) -> Any:
 
 
 def left(at: Timestamp | datetime) -> str:
-    """How long until then, for eyes; `ended` once it is past."""
+    """How long until then, for eyes, in its two largest units; `ended` once it is past."""
     until = (at.ToDatetime(UTC) if isinstance(at, Timestamp) else at) - SystemClock().now()
-    return format_duration(until) if until > timedelta() else "ended"
+    words = re.findall(r"\d+[a-z]", format_duration(until))
+    return "".join(words[:2]) if until > timedelta() else "ended"
 
 
 def printable(text: str) -> str:

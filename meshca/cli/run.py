@@ -89,7 +89,7 @@ def status(*, socket: AdminSocket = "", output: Output = Format.TABLE) -> None:
 @app.command()
 def health(*, socket: AdminSocket = "", output: Output = Format.TABLE) -> None:
     """Say whether the server can sign and serve: exit 0 or 1."""
-    from meshca.cli.output import document, emit, rows
+    from meshca.cli.output import document, emit, facts
 
     try:
         found = _status(socket, within=HEALTH_WITHIN)
@@ -102,7 +102,7 @@ def health(*, socket: AdminSocket = "", output: Output = Format.TABLE) -> None:
         output,
         lambda: [
             "ready" if found.ready else "not ready",
-            rows(["CHECK", "", ""], ((c.name, "ok" if c.healthy else "FAILS", c.text) for c in found.checks)),
+            facts((c.name, f"{'ok' if c.healthy else 'FAILS'}  {c.text}") for c in found.checks),
         ],
     )
     if not found.ready:
@@ -136,7 +136,7 @@ def _status(socket: str, within: float = 60.0) -> "pb.StatusResponse":
 
 
 def _status_tables(found: "pb.StatusResponse") -> list[RenderableType]:
-    from meshca.cli.authority import authority_rows
+    from meshca.cli.authority import authority_tables
     from meshca.cli.output import facts, left, printable, rows
 
     tables: list[RenderableType] = [f"ALARM: {printable(alarm)}" for alarm in found.alarms]
@@ -147,7 +147,7 @@ def _status_tables(found: "pb.StatusResponse") -> list[RenderableType]:
                 ("ready", found.ready),
                 ("version", found.version),
                 ("started", found.started_at),
-                ("bundle", f"{len(found.bundle.x509_authorities)} authorities, digest {found.bundle.digest[:16]}"),
+                ("bundle", f"{len(found.bundle.x509_authorities)} roots, digest {found.bundle.digest[:16]}"),
                 ("entries", found.entries),
                 ("streams", found.streams),
                 ("holders", f"{found.holders}, {len(found.behind)} behind"),
@@ -157,7 +157,7 @@ def _status_tables(found: "pb.StatusResponse") -> list[RenderableType]:
             ]
         )
     )
-    tables += ["", authority_rows(found.authorities)]
+    tables += ["", *authority_tables(found.authorities)]
     if found.behind:
         cells = (
             (h.name, list(h.spiffe_ids), h.bundle[:16] or "unknown", h.since, left(h.expires)) for h in found.behind

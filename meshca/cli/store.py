@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from meshca.cli.exits import Exit, Failure
-from meshca.cli.options import AdminSocket, ConfigFile, DataDir, Format, Output, default_admin_socket
+from meshca.cli.options import AdminSocket, ConfigFile, DataDir, Format, Output
 from meshca.cli.output import document, emit, facts, remark
 from meshca.cli.session import ask
 from meshca.client import NO_SERVER, CallFailed, probe
@@ -34,19 +34,20 @@ def restore(
     *,
     data_dir: DataDir = None,
     config: ConfigFile = None,
-    socket: AdminSocket = "",
 ) -> None:
     """Put a backup in place of the store of a stopped server. What was there is kept beside it."""
     from meshca.cli.config import read  # noqa: PLC0415 - only a restore needs the configuration
     from meshca.wiring import restore_store  # noqa: PLC0415 - and loads the server
 
-    if _lives(socket or default_admin_socket()):
-        raise Failure(Exit.FAILED, "a meshca server is running on this data: stop it first, then restore")
-    kept = restore_store(read(config, data_dir=data_dir, admin_socket=socket), path)
+    settings = read(config, data_dir=data_dir)
+    if is_served(str(settings.admin_socket)):
+        raise Failure(Exit.FAILED, f"a meshca server answers at unix://{settings.admin_socket}: stop it first")
+    kept = restore_store(settings, path)
     remark(f"restored from {path}; what was there is now {kept}" if kept else f"restored from {path}")
 
 
-def _lives(socket: str) -> bool:
+def is_served(socket: str) -> bool:
+    """Whether anybody listens there, even one who does not let us in."""
     try:
         probe(socket)
     except CallFailed as error:

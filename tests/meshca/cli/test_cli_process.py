@@ -142,21 +142,3 @@ def test_shells_complete_commands_and_their_subcommands(typed: str, offered: str
 def test_the_reference_in_docs_is_that_of_the_commands():
     written = (ROOT / "docs" / "cli.md").read_text()
     assert written == reference(), f"docs/cli.md is not what the commands say; make it anew with: {REGENERATE}"
-
-
-def test_the_bootstrap_is_printed_as_yaml_and_as_json():
-    arguments = [
-        "--inbound",
-        "8443=8080",
-        "--allow",
-        "spiffe://mesh.local/web",
-        "--outbound",
-        "9001=api:8443@spiffe://mesh.local/api",
-    ]
-    common = ["envoy", "bootstrap", "--socket", "unix:///run/x.sock", *arguments]
-    for output in ([], ["-o", "json"]):
-        ended = meshca(*common, *output)
-        assert ended.returncode == Exit.OK, ended.stderr
-        assert "/run/x.sock" in ended.stdout
-    for wrong in (["--inbound", "8443=x"], ["--inbound", "8443=8080"], ["--outbound", "9001=api:8443@api"], []):
-        assert meshca("envoy", "bootstrap", "--socket", "/s", *wrong).returncode == Exit.USAGE
