@@ -3,6 +3,7 @@
 `python -m meshca.config > docs/configuration.md` writes the reference anew.
 """
 
+from meshca.config.passphrase import read_passphrase
 from meshca.config.places import default_admin_socket, default_workload_socket
 from meshca.config.reading import load
 from meshca.config.reloading import Change, Reload, reloadable
@@ -28,6 +29,7 @@ __all__ = [
     "load",
     "parse_duration",
     "parse_socket_flag",
+    "read_passphrase",
     "reference",
     "reloadable",
     "render_toml",

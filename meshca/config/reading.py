@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from meshca.config.places import ADMIN, WORKLOAD, data_directory, runtime_directory
-from meshca.config.sections import Socket
+from meshca.config.sections import Section, Socket
 from meshca.config.settings import Config, Relation
 from meshca.config.values import parse_socket_flag, written
 from meshca.errors import CannotStart, InvalidInput
@@ -43,6 +43,11 @@ ENVIRONMENT: Mapping[str, KeyPath] = {
 }
 
 _SECRET = {("store",), ("store", "url"), ("key_manager",), ("key_manager", "passphrase_env")}
+_TABLES = {"sockets"} | {
+    name
+    for name, field in Config.model_fields.items()
+    if isinstance(field.get_default(call_default_factory=True), Section)
+}
 _PATH_FLAGS = {"data_dir", "admin_socket"}
 _MOST_FILE_BYTES = 1024 * 1024
 _MOST_SHOWN = 200
@@ -108,10 +113,10 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def _flat(document: Mapping[str, Any], source: str) -> dict[KeyPath, Said]:
-    """The settings of a document by key path: a top-level value, or a value of a table. An empty table is a value."""
+    """The settings of a document by key path: a top-level value, or a value of a table that we know and that is not empty."""
     found: dict[KeyPath, Said] = {}
     for key, value in document.items():
-        if isinstance(value, dict) and value:
+        if key in _TABLES and isinstance(value, dict) and value:
             found |= {(key, inner): Said(each, source) for inner, each in value.items()}
         else:
             found[key,] = Said(value, source)

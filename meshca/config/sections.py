@@ -15,14 +15,16 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from meshca.config import values
-from meshca.config.values import LONGEST
+from meshca.config.values import LONGEST, MILLISECOND, MINUTE
 from meshca.model import MIN_LEAF_TTL, KeyType
 
 RELOADED: dict[str, Any] = {"reloaded": True}
 
-Duration = Annotated[
-    timedelta, BeforeValidator(values.duration), AfterValidator(values.within(timedelta(milliseconds=1), LONGEST))
+Duration = Annotated[timedelta, BeforeValidator(values.duration), AfterValidator(values.within(MILLISECOND, LONGEST))]
+LeafLifetime = Annotated[
+    timedelta, BeforeValidator(values.duration), AfterValidator(values.within(MIN_LEAF_TTL, LONGEST))
 ]
+Tick = Annotated[timedelta, BeforeValidator(values.duration), AfterValidator(values.within(10 * MILLISECOND, MINUTE))]
 AbsolutePath = Annotated[Path, BeforeValidator(values.path)]
 SocketPath = Annotated[Path, BeforeValidator(values.socket_path)]
 Mode = Annotated[int, BeforeValidator(values.mode)]
@@ -117,7 +119,7 @@ class Authority(Section):
         description="Of an intermediate. A day, since its key is used all the time and lives in this process.",
         json_schema_extra=RELOADED,
     )
-    leaf_lifetime: Annotated[Duration, AfterValidator(values.within(MIN_LEAF_TTL, LONGEST))] = Field(
+    leaf_lifetime: LeafLifetime = Field(
         default=timedelta(hours=1),
         description="Of an SVID whose entry says nothing else, at least 10s. An hour: revocation is lifetime, and renewal at its half "
         "leaves half an hour to mend a server that is down.",
@@ -133,7 +135,7 @@ class Authority(Section):
         description="How long a holder may be behind before there is an alarm. Longer than a restart, shorter than half a leaf's life.",
         json_schema_extra=RELOADED,
     )
-    tick: Annotated[Duration, AfterValidator(values.within(timedelta(milliseconds=10), timedelta(minutes=1)))] = Field(
+    tick: Tick = Field(
         default=timedelta(seconds=1),
         description="How often to look what is due, 10ms to 1m. A second, since looking costs next to nothing.",
     )
@@ -193,17 +195,19 @@ class Limits(Section):
         description="Connections open at once of one user: more than a busy host has processes, fewer than would starve the others.",
     )
     unentitled_streams_per_uid: int = Field(
-        default=16,
+        default=64,
         ge=1,
-        description="Streams of one user's processes that no entry matches: enough to wait for an entry, too few to do harm.",
+        description="Streams of one user's processes that no entry matches. Enough for proxies "
+        "that start before their entries: each has two to four.",
     )
     unentitled_stream_lifetime: Duration = Field(
         default=timedelta(minutes=5),
         description="How long such a stream may stay open. Envoy dials again, so a late entry is still served.",
     )
     max_message_bytes: int = Field(
-        default=4 * 1024 * 1024,
+        default=1024 * 1024,
         ge=64 * 1024,
         le=64 * 1024 * 1024,
-        description="The largest message that is taken. 4 MiB is what gRPC expects everywhere; Envoy's first request alone has 62 KB.",
+        description="The largest message that is taken from a workload, 64 KiB to 64 MiB. 1 MiB: Envoy's first request "
+        "has 62 KB, and nobody needs much more.",
     )

@@ -17,16 +17,16 @@ from sds.unix_socket import check_path
 from spiffe.errors import InvalidID
 from spiffe.id import TrustDomain
 
-MICROSECOND = timedelta(microseconds=1)
+MICROSECOND, MILLISECOND, MINUTE = timedelta(microseconds=1), timedelta(milliseconds=1), timedelta(minutes=1)
 LONGEST = timedelta(days=36500)
 
 _UNITS = {
     "w": timedelta(weeks=1),
     "d": timedelta(days=1),
     "h": timedelta(hours=1),
-    "m": timedelta(minutes=1),
+    "m": MINUTE,
     "s": timedelta(seconds=1),
-    "ms": timedelta(milliseconds=1),
+    "ms": MILLISECOND,
     "us": MICROSECOND,
 }
 _DURATION = re.compile("".join(rf"(?:(?P<{unit}>[0-9]{{1,12}}){unit})?" for unit in _UNITS))
