@@ -101,16 +101,25 @@ class Peer:
         """What the source holds: the default SVID and these bundles, by default the own one."""
         return Material.of(await self.do("held", trust_domains=trust_domains or [TRUST_DOMAIN.name]))
 
+    async def moved_on(self, before: Material) -> Material:
+        """What the source holds when a rotation has reached it: no leaf from before, and one root."""
+
+        async def moved() -> Material | None:
+            now = await self.held()
+            is_over = not now.serials & before.serials and len(now.authorities[TRUST_DOMAIN.name]) == 1
+            return now if is_over else None
+
+        return await until(moved)
+
     async def stream(self, method: str, *metadata: tuple[str, str]) -> int:
         """Open a raw stream; return its number."""
         return await self.do("stream", method=method, metadata=metadata)
 
-    async def messages(self, stream: int, count: int = 1) -> list[dict[str, Any]]:
-        """All messages of a raw stream, once there are so many."""
+    async def messages(self, stream: int) -> list[dict[str, Any]]:
+        """All messages of a raw stream so far, at least one."""
 
         async def seen() -> list[dict[str, Any]]:
-            messages = (await self.do("streamed", number=stream))["messages"]
-            return messages if len(messages) >= count else []
+            return (await self.do("streamed", number=stream))["messages"]
 
         return await until(seen)
 

@@ -57,12 +57,17 @@ async def moments(domain: Domain, tmp_path_factory: pytest.TempPathFactory) -> d
     task = asyncio.create_task(follow())
     await until(lambda: contexts)
     await domain.rotate("root")
+    await until(lambda: len(contexts) > 1 and roots(contexts[-1]) == 1)
     task.cancel()
     await asyncio.wait([task])
-    wide = [context for context in contexts if len(context.bundles[TRUST_DOMAIN].x509_authorities) > 1]
+    wide = [context for context in contexts if roots(context) > 1]
     lived = [contexts[0], wide[0], wide[-1], contexts[-1]]
     directory = tmp_path_factory.mktemp("moments")
     return {name: Moment(directory / name, context) for name, context in zip(MOMENTS, lived, strict=True)}
+
+
+def roots(context: X509Context) -> int:
+    return len(context.bundles[TRUST_DOMAIN].x509_authorities)
 
 
 @pytest.mark.parametrize("purpose", ["sslserver", "sslclient"])

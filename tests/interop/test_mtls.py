@@ -32,8 +32,13 @@ async def test_two_libraries_know_each_other_before_and_after_a_root_rotation(
     serving, dialling = [await opened(domain, start, *who) for who in ((server, "/server"), (client, "/client"))]
     port = await serving.do("listen", authorize=spiffe_id("/client"))
 
+    before = [await peer.held() for peer in (serving, dialling)]
     heard = [await dialling.do("dial", port=port, authorize=spiffe_id("/server"))]
     await domain.rotate("root")
+    for peer, old in zip((serving, dialling), before, strict=True):
+        await peer.moved_on(old)
+    if server == "pyspiffe":  # pyOpenSSL lets nobody change a context in use, so that spiffe-tls must listen anew
+        port = await serving.do("listen", authorize=spiffe_id("/client"))
     heard.append(await dialling.do("dial", port=port, authorize=spiffe_id("/server")))
 
     assert heard == [f"{spiffe_id('/client')} said hello"] * 2
