@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from meshca.cli.exits import Exit, failure_of
+from meshca.cli.values import printable
 
 # Name, module, what it does. Commands in `run` are plain commands, each other module is a group of them.
 COMMANDS = (
@@ -104,5 +105,5 @@ def _end(error: Exception) -> None:
         typer.echo(f"error: a bug: {type(error).__name__}: {error} (MESHCA_DEBUG=1 shows where)", err=True)
         sys.exit(Exit.INTERNAL)
     if str(failure):
-        typer.echo(f"error: {failure}", err=True)
+        typer.echo(f"error: {printable(str(failure))}", err=True)
     sys.exit(failure.code)

@@ -10,8 +10,9 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from meshca.cli.options import AdminSocket, Format, Output
-from meshca.cli.output import console, document, emit, emit_event, facts, left, printable, remark, rows, shown
+from meshca.cli.output import console, document, emit, emit_event, facts, left, remark, rows, shown
 from meshca.cli.session import ask
+from meshca.cli.values import printable
 from meshca.client import AdminClient
 from meshca.proto import admin_pb2 as pb
 

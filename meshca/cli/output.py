@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from meshca.cli.options import Format
-from meshca.cli.values import format_duration
+from meshca.cli.values import format_duration, printable
 from meshca.clock import SystemClock
 
 Json = dict[str, Any]
@@ -99,9 +99,7 @@ def _print_plain(screen: Console, table: Table) -> None:
 
 def rows(titles: Sequence[str], cells: Iterable[Sequence[object]], *, title: str = "") -> Table:
     """A table for eyes: one row each; lists one item a line."""
-    table = Table(
-        box=None, pad_edge=False, title=title or None, title_justify="left", header_style="bold", padding=(0, 2, 0, 0)
-    )
+    table = _table(title=title or None, title_justify="left", header_style="bold")
     for each in titles:
         table.add_column(each, overflow="fold", no_wrap=each in {"ID", "KIND"})
     for row in cells:
@@ -109,17 +107,19 @@ def rows(titles: Sequence[str], cells: Iterable[Sequence[object]], *, title: str
     return table
 
 
-def facts(pairs: Iterable[tuple[str, object]], *, title: str = "") -> Table:
+def facts(pairs: Iterable[tuple[str, object]]) -> Table:
     """A two-column table of what is known about one thing; unknown things are left out."""
-    table = Table(
-        box=None, pad_edge=False, show_header=False, title=title or None, title_justify="left", padding=(0, 2, 0, 0)
-    )
+    table = _table(show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in pairs:
         if shown(value):
             table.add_row(name, Text(shown(value)))
     return table
+
+
+def _table(**options: Any) -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), **options)
 
 
 def shown(value: object) -> str:
@@ -154,11 +154,6 @@ def left(at: Timestamp | datetime) -> str:
     until = (at.ToDatetime(UTC) if isinstance(at, Timestamp) else at) - SystemClock().now()
     words = re.findall(r"\d+[a-z]", format_duration(until))
     return "".join(words[:2]) if until > timedelta() else "ended"
-
-
-def printable(text: str) -> str:
-    """The text with its control characters written out, so that nobody paints on our user's terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
 
 
 def document(message: Message) -> Json:

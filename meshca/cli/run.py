@@ -137,7 +137,8 @@ def _status(socket: str, within: float = 60.0) -> "pb.StatusResponse":
 
 def _status_tables(found: "pb.StatusResponse") -> list[RenderableType]:
     from meshca.cli.authority import authority_tables
-    from meshca.cli.output import facts, left, printable, rows
+    from meshca.cli.output import facts, left, rows
+    from meshca.cli.values import printable
 
     tables: list[RenderableType] = [f"ALARM: {printable(alarm)}" for alarm in found.alarms]
     tables.append(
@@ -168,7 +169,8 @@ def _status_tables(found: "pb.StatusResponse") -> list[RenderableType]:
 
 def _why_tables(found: "pb.WhyResponse") -> list[RenderableType]:
     from meshca.cli.entry import entry_rows
-    from meshca.cli.output import facts, printable, rows
+    from meshca.cli.output import facts, rows
+    from meshca.cli.values import printable
 
     tables: list[RenderableType] = [printable(found.verdict), ""]
     tables.append(

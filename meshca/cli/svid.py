@@ -19,9 +19,10 @@ from meshca.cli.bundle import bundle_of, read_bundle
 from meshca.cli.entry_file import duration
 from meshca.cli.exits import failure_of_status
 from meshca.cli.options import AdminSocket, Format, Output, WorkloadSocket, workload_endpoint
-from meshca.cli.output import Json, console, emit, emit_event, left, printable, remark, rows, shown
+from meshca.cli.output import Json, console, emit, emit_event, left, remark, rows, shown
 from meshca.cli.session import ask
 from meshca.cli.svid_files import file_set, write_set
+from meshca.cli.values import printable
 from meshca.cli.verdict import certificate_table, describe, print_verdict, read_chain
 from meshca.errors import InvalidInput
 from meshca.model import KeyType

@@ -1,4 +1,4 @@
-"""What people type: durations and times. Pure; each refusal names the value and shows a good one."""
+"""What people type and see: durations, times, printable text. Pure; each refusal names the value and shows a good one."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -72,3 +72,8 @@ def _relative(text: str, now: datetime, direction: int) -> datetime:
         raise InvalidInput(
             f"{text[:40]!r} is neither a time such as 2026-11-24T02:00:00Z nor a duration such as 2h"
         ) from error
+
+
+def printable(text: str) -> str:
+    """The text with its control characters written out, so that nobody paints on our user's terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)

@@ -11,12 +11,13 @@ from rich.table import Table
 
 from meshca.cli.exits import Exit, Failure
 from meshca.cli.options import Format
-from meshca.cli.output import Json, emit, facts, printable
+from meshca.cli.output import Json, emit, facts
+from meshca.cli.values import printable
 from meshca.clock import SystemClock
 from spiffe import x509verify
 from spiffe.bundle import BundleSet
-from spiffe.certificate import Fields, check_profile, claimed_id
-from spiffe.errors import VerificationFailed
+from spiffe.certificate import UNREADABLE, Fields, check_profile, claimed_id
+from spiffe.errors import InvalidSVID, VerificationFailed
 from spiffe.profile import LEAF, SIGNING
 from spiffe.x509svid import parse_der_chain, parse_pem_chain
 
@@ -50,8 +51,18 @@ def _checklist() -> list[str]:
 
 
 def describe(certificate: x509.Certificate) -> Json:
-    """What one certificate says, as a document; `breaks` names the rule it breaks, null if it is legal as leaf or authority."""
-    said = {
+    """What one certificate says, as a document; `breaks` names the rule it breaks, null if it is legal as leaf or authority.
+
+    Raises InvalidSVID when it can not even be read.
+    """
+    try:
+        return {**_judged(certificate), **_said(certificate)}
+    except UNREADABLE as error:
+        raise InvalidSVID(f"certificate can not be read: {error}") from error
+
+
+def _said(certificate: x509.Certificate) -> Json:
+    return {
         "serial": f"{certificate.serial_number:x}",
         "not_before": certificate.not_valid_before_utc.isoformat().replace("+00:00", "Z"),
         "not_after": certificate.not_valid_after_utc.isoformat().replace("+00:00", "Z"),
@@ -60,13 +71,13 @@ def describe(certificate: x509.Certificate) -> Json:
         "key": _key_name(certificate.public_key()),
         "sha256": certificate.fingerprint(hashes.SHA256()).hex(),
     }
+
+
+def _judged(certificate: x509.Certificate) -> Json:
     try:
-        return {**_judged(Fields.read(certificate)), **said}
+        fields = Fields.read(certificate)
     except VerificationFailed as error:
-        return {"kind": "", "uris": [], "dns_names": [], "breaks": str(error), **said}
-
-
-def _judged(fields: Fields) -> Json:
+        return {"kind": "", "uris": [], "dns_names": [], "breaks": str(error)}
     constraints, san = fields.extension(x509.BasicConstraints), fields.extension(x509.SubjectAlternativeName)
     authority = bool(constraints and constraints.value.ca)
     return {

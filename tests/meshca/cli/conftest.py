@@ -8,7 +8,7 @@ import pytest
 
 from meshca.cli import main
 from meshca.proto import admin_pb2 as pb
-from tests.support.scripted import ScriptedServer, scripted_server
+from tests.support.scripted_server import ScriptedServer, scripted_server
 
 
 @dataclass(frozen=True)

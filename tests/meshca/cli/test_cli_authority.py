@@ -8,7 +8,7 @@ from meshca.cli.exits import Exit
 from meshca.proto import admin_pb2 as pb
 from tests.meshca.cli.conftest import Run
 from tests.support.pki import CA
-from tests.support.scripted import ScriptedServer
+from tests.support.scripted_server import ScriptedServer
 from tests.support.wait import until
 
 ROOT = CA.create("mesh.local")

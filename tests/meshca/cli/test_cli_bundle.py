@@ -13,7 +13,7 @@ from spiffe.bundle import Bundle
 from spiffe.id import TrustDomain
 from tests.meshca.cli.conftest import Run
 from tests.support.pki import CA, der, pem
-from tests.support.scripted import ScriptedServer
+from tests.support.scripted_server import ScriptedServer
 
 OWN, NEXT, FOREIGN = CA.create("mesh.local"), CA.create("mesh.local"), CA.create("partner.example")
 

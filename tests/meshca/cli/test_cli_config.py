@@ -12,7 +12,7 @@ from meshca.cli.exits import Exit
 from meshca.cli.store import is_served
 from spiffe.id import SpiffeID
 from tests.meshca.cli.conftest import Run
-from tests.support.scripted import ScriptedServer
+from tests.support.scripted_server import ScriptedServer
 
 WEB, API = SpiffeID.parse("spiffe://mesh.local/web"), SpiffeID.parse("spiffe://mesh.local/api")
 

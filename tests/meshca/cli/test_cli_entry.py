@@ -10,7 +10,7 @@ from meshca.cli.exits import Exit
 from meshca.errors import InvalidInput
 from meshca.proto import admin_pb2 as pb
 from tests.meshca.cli.conftest import Run
-from tests.support.scripted import ScriptedServer
+from tests.support.scripted_server import ScriptedServer
 
 WEB = pb.Entry(id="web", spiffe_id="spiffe://mesh.local/web", selectors=["unix:uid:1000"], hint="\x1b[31mred")
 WEB.ttl.FromSeconds(1800)

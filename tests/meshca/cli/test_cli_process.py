@@ -10,7 +10,7 @@ import pytest
 from meshca.cli.exits import Exit
 from meshca.cli.reference import REGENERATE, reference
 from meshca.proto import admin_pb2 as pb
-from tests.support.scripted import ScriptedServer
+from tests.support.scripted_server import ScriptedServer
 
 ROOT = Path(__file__).parents[3]
 

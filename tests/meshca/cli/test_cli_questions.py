@@ -7,7 +7,7 @@ import pytest
 from meshca.cli.exits import Exit
 from meshca.proto import admin_pb2 as pb
 from tests.meshca.cli.conftest import Run
-from tests.support.scripted import ScriptedServer
+from tests.support.scripted_server import ScriptedServer
 
 WEB = pb.Entry(id="web", spiffe_id="spiffe://mesh.local/web", selectors=["unix:uid:1000"])
 STATUS = pb.StatusResponse(

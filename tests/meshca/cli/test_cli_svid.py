@@ -9,7 +9,7 @@ from meshca.proto import admin_pb2 as pb
 from spiffe.x509svid import X509SVID
 from tests.meshca.cli.conftest import Run
 from tests.support.pki import CA, der
-from tests.support.scripted import ScriptedServer
+from tests.support.scripted_server import ScriptedServer
 
 ROOT = CA.create("mesh.local")
 BUNDLE = pb.Bundle(trust_domain="mesh.local", x509_authorities=[ROOT.der], sequence=1)

@@ -13,7 +13,7 @@ from sds.proto import workload_pb2 as pb
 from spiffe.x509svid import X509SVID
 from tests.meshca.cli.conftest import Run
 from tests.support.pki import CA, der, key_der
-from tests.support.scripted import ScriptedServer, scripted_server
+from tests.support.scripted_server import ScriptedServer, scripted_server
 
 ROOT = CA.create("mesh.local")
 METHOD = "SpiffeWorkloadAPI.FetchX509SVID"
