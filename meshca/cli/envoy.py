@@ -15,6 +15,26 @@ from spiffe.id import SpiffeID
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
+Inbounds = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PORT=APP_PORT", help="Take mutual TLS on PORT for the application on APP_PORT (repeatable)."),
+]
+Allowed = Annotated[
+    list[str] | None, typer.Option(metavar="SPIFFE_ID", help="Who may call the inbound ports (repeatable).")
+]
+Outbounds = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PORT=HOST:PORT@SPIFFE_ID",
+        help="Send what comes to 127.0.0.1:PORT over mutual TLS to HOST:PORT, which must be SPIFFE_ID (repeatable).",
+    ),
+]
+SVIDName = Annotated[str, typer.Option(help="SDS name of the own SVID: default, or a SPIFFE ID.")]
+BundleName = Annotated[
+    str, typer.Option(help="SDS name of the bundle that judges peers: ROOTCA, or spiffe://trust-domain.")
+]
+
+
 @app.callback()
 def envoy() -> None:
     """Envoy."""
@@ -23,27 +43,12 @@ def envoy() -> None:
 @app.command()
 def bootstrap(
     *,
-    inbound: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PORT=APP_PORT", help="Take mutual TLS on PORT for the application on APP_PORT (repeatable)."
-        ),
-    ] = None,
-    allow: Annotated[
-        list[str] | None, typer.Option(metavar="SPIFFE_ID", help="Who may call the inbound ports (repeatable).")
-    ] = None,
-    outbound: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PORT=HOST:PORT@SPIFFE_ID",
-            help="Send what comes to 127.0.0.1:PORT over mutual TLS to HOST:PORT, which must be SPIFFE_ID (repeatable).",
-        ),
-    ] = None,
+    inbound: Inbounds = None,
+    allow: Allowed = None,
+    outbound: Outbounds = None,
     sds_socket: WorkloadSocket = "",
-    svid: Annotated[str, typer.Option(help="SDS name of the own SVID: default, or a SPIFFE ID.")] = "default",
-    validation: Annotated[
-        str, typer.Option(help="SDS name of the bundle that judges peers: ROOTCA, or spiffe://trust-domain.")
-    ] = "ROOTCA",
+    svid: SVIDName = "default",
+    validation: BundleName = "ROOTCA",
     node_id: Annotated[str, typer.Option(help="Envoy's node id; else the host name.", show_default=False)] = "",
     node_cluster: Annotated[str, typer.Option(help="Envoy's node cluster.")] = "meshca",
     admin_port: Annotated[int, typer.Option(help="Envoy's admin port, on 127.0.0.1.")] = 9901,
