@@ -120,15 +120,31 @@ class State(StrEnum):
     TAINTED = "tainted"
 
 
+class Activation(StrEnum):
+    """When a prepared authority becomes active; a root always waits until every holder has it, too."""
+
+    BY_TIME = "by-time"
+    AT_ONCE = "at-once"
+    BY_HAND = "by-hand"
+
+
+class Leaving(StrEnum):
+    """Whether an authority is to go before its time, and why. All but NO ask for the leaves below to be replaced now.
+
+    A tainted one is no longer trusted. A revoked intermediate takes its root with it, since verifiers know only roots.
+    """
+
+    NO = "no"
+    ROTATED = "rotated"
+    TAINTED = "tainted"
+    REVOKED = "revoked"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
     """One authority: its certificate, where its key is, and how far it is in its life.
 
     `id` is the subject key identifier in hex and also the key's id at the key manager. `issuer_id` is the root's id (its own for a root).
-    `automatic` slots go from prepared to active by themselves once every holder has the bundle; others wait for `authority activate`.
-    `replace_leaves` asks for the leaves below to be replaced now rather than at their renewal; always so when tainted.
-    `rotate_root_after` marks a tainted intermediate whose key is no longer trusted: the root above it goes too, since
-    verifiers know only roots.
     """
 
     id: str
@@ -139,14 +155,18 @@ class Slot:
     prepared_at: datetime
     activated_at: datetime | None = None
     retired_at: datetime | None = None
-    automatic: bool = True
-    replace_leaves: bool = False
-    rotate_root_after: bool = False
+    activation: Activation = Activation.BY_TIME
+    leaving: Leaving = Leaving.NO
 
     @property
     def not_after(self) -> datetime:
         """When the certificate ends."""
         return self.certificate.not_valid_after_utc
+
+    @property
+    def replace_leaves(self) -> bool:
+        """Whether the leaves below are to be replaced now rather than at their renewal: it leaves, and another signs already."""
+        return self.leaving is not Leaving.NO and self.state in {State.OLD, State.TAINTED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,12 +256,15 @@ class Issued:
 class HolderReport:
     """What an agent knows of one holder.
 
-    `bundle` is the digest that the process provably holds ("" unknown). `replaced` are serials that it no longer uses, since
-    a newer leaf of the same entry is in its hands (or they never left us). `gone` means that the process has ended.
+    `bundle` is the digest that the process provably holds ("" unknown). `held` are serials of newest leaves that it provably
+    uses on every stream that carries them: older ones of the same entry, of which the agent may know nothing after a restart,
+    are out of use. `replaced` are serials that it no longer uses, since a newer leaf of the same entry is in its hands (or they
+    never left us). `gone` means that the process has ended.
     """
 
     holder: str
     bundle: str = ""
+    held: frozenset[int] = frozenset()
     replaced: frozenset[int] = frozenset()
     gone: bool = False
 

@@ -12,7 +12,18 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from meshca.model import AuditKind, AuditRecord, Entry, Kind, Selector, Slot, Slots, State
+from meshca.model import (
+    Activation,
+    AuditKind,
+    AuditRecord,
+    Entry,
+    Kind,
+    Leaving,
+    Selector,
+    Slot,
+    Slots,
+    State,
+)
 from spiffe.bundle import Bundle
 from spiffe.id import SpiffeID, TrustDomain
 
@@ -112,9 +123,8 @@ def slot_row(position: int, slot: Slot) -> Row:
         "prepared_at": instant_row(slot.prepared_at),
         "activated_at": _optional_row(slot.activated_at),
         "retired_at": _optional_row(slot.retired_at),
-        "automatic": slot.automatic,
-        "replace_leaves": slot.replace_leaves,
-        "rotate_root_after": slot.rotate_root_after,
+        "activation": slot.activation.value,
+        "leaving": slot.leaving.value,
     }
 
 
@@ -129,9 +139,8 @@ def slot_of(row: ReadRow) -> Slot:
         prepared_at=_instant(row["prepared_at"]),
         activated_at=_optional(row["activated_at"]),
         retired_at=_optional(row["retired_at"]),
-        automatic=row["automatic"],
-        replace_leaves=row["replace_leaves"],
-        rotate_root_after=row["rotate_root_after"],
+        activation=Activation(row["activation"]),
+        leaving=Leaving(row["leaving"]),
     )
 
 

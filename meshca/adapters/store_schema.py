@@ -58,9 +58,8 @@ SLOTS = Table(
     Column("prepared_at", BigInteger, nullable=False),
     Column("activated_at", BigInteger),
     Column("retired_at", BigInteger),
-    Column("automatic", Boolean, nullable=False),
-    Column("replace_leaves", Boolean, nullable=False),
-    Column("rotate_root_after", Boolean, nullable=False),
+    Column("activation", Text, nullable=False),
+    Column("leaving", Text, nullable=False),
 )
 
 # `position` is the order of appending, and settles what `at` leaves open.

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from meshca.errors import StoreConflict
-from meshca.model import Kind, Slots, State
+from meshca.model import Activation, Kind, Leaving, Slots, State
 from meshca.ports import Journal
 from tests.contracts.conftest import StoreHome
 from tests.support.cancel import cancelled_at_each_step
@@ -19,9 +19,8 @@ ALL_FIELDS = replace(
     issuer_id="ab" * 20,
     activated_at=T0 + HOUR,
     retired_at=T0 + 2 * HOUR,
-    automatic=False,
-    replace_leaves=True,
-    rotate_root_after=True,
+    activation=Activation.BY_HAND,
+    leaving=Leaving.REVOKED,
 )
 
 

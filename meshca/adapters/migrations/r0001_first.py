@@ -64,9 +64,8 @@ def _journal() -> None:
         sa.Column("prepared_at", sa.BigInteger, nullable=False),
         sa.Column("activated_at", sa.BigInteger),
         sa.Column("retired_at", sa.BigInteger),
-        sa.Column("automatic", sa.Boolean, nullable=False),
-        sa.Column("replace_leaves", sa.Boolean, nullable=False),
-        sa.Column("rotate_root_after", sa.Boolean, nullable=False),
+        sa.Column("activation", sa.Text, nullable=False),
+        sa.Column("leaving", sa.Text, nullable=False),
     )
 
 

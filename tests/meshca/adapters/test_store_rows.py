@@ -21,7 +21,19 @@ from meshca.adapters.store_rows import (
     slots_of,
 )
 from meshca.adapters.store_schema import AUDIT, BUNDLES, ENTRIES, JOURNAL, SLOTS
-from meshca.model import MIN_LEAF_TTL, AuditKind, AuditRecord, Entry, Kind, Selector, Slot, Slots, State
+from meshca.model import (
+    MIN_LEAF_TTL,
+    Activation,
+    AuditKind,
+    AuditRecord,
+    Entry,
+    Kind,
+    Leaving,
+    Selector,
+    Slot,
+    Slots,
+    State,
+)
 from spiffe.bundle import MAX_REFRESH_HINT, MAX_SEQUENCE, Bundle
 from spiffe.id import SpiffeID, TrustDomain
 from tests.support.pki import CA
@@ -81,9 +93,8 @@ slot_values = st.builds(
     prepared_at=instants,
     activated_at=st.none() | instants,
     retired_at=st.none() | instants,
-    automatic=st.booleans(),
-    replace_leaves=st.booleans(),
-    rotate_root_after=st.booleans(),
+    activation=st.sampled_from(Activation),
+    leaving=st.sampled_from(Leaving),
 )
 links = st.builds(
     AuditRecord,

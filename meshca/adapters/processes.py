@@ -1,0 +1,120 @@
+"""What /proc says of a process. Reads only; whoever calls makes sure that it is still the same process.
+
+Rules:
+- A path counts only if it leads us to the very file that runs (device and inode): anybody can show another file under that name in
+  a mount namespace of their own.
+- Where the kernel says that the file was deleted (an upgrade while it runs), there is nothing to compare with; then the path counts
+  in our own mount namespace only.
+- A file is opened once, and hashed through that descriptor.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+
+from sds.caller import UnixPeer
+from sds.errors import NotAuthorized
+from sds.peer import StartTimeLife, start_time
+
+_DELETED = " (deleted)"
+
+Content = tuple[int, int, int, int, int]
+"""Device, inode, size, mtime and ctime: the same content has the same five."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The identity a process has now: effective uid and gid, and its supplementary groups."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executable:
+    """The file that a process runs. `path` is "" where none can be vouched for: `doubt` then says why. `descriptor` is open for reading."""
+
+    path: str
+    doubt: str
+    content: Content
+    descriptor: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.content[2]
+
+    def sha256(self) -> str:
+        """Read all of it; return lower-case hex. Blocks."""
+        with open(self.descriptor, "rb", closefd=False) as file:
+            return file_digest(file, "sha256").hexdigest()
+
+
+def find_process(pid: int) -> UnixPeer:
+    """Return a process as a peer that dialled no socket. Raises NotAuthorized if it does not run or cannot be seen."""
+    started = start_time(pid)
+    status = read_status(pid)
+    life = StartTimeLife(pid, started)
+    if not life.alive():
+        raise NotAuthorized(f"pid {pid} has ended")
+    return UnixPeer(pid=pid, uid=status.uid, gid=status.gid, started=started, socket="", alive=life.alive)
+
+
+def read_status(pid: int) -> Status:
+    """Return who a process is now. Raises NotAuthorized."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:  # noqa: PTH123 - at every connect, as in sds.peer
+            lines = dict(line.split(b":", 1) for line in file.read().splitlines())
+    except OSError as error:
+        raise NotAuthorized(f"pid {pid} cannot be seen: {error.strerror}") from error
+    uid, gid = int(lines[b"Uid"].split()[1]), int(lines[b"Gid"].split()[1])
+    return Status(uid=uid, gid=gid, groups=tuple(map(int, lines[b"Groups"].split())))
+
+
+@contextmanager
+def open_executable(pid: int) -> Iterator[Executable]:
+    """Open what a process runs now. Raises OSError where that is not permitted, or there is no such process."""
+    link = f"/proc/{pid}/exe"
+    descriptor = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = _content(os.fstat(descriptor))
+        path, doubt = _vouched(pid, str(Path(link).readlink()), content)
+        yield Executable(path=path, doubt=doubt, content=content, descriptor=descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def still_runs(pid: int, executable: Executable) -> bool:
+    """Whether the process runs the very same file, unchanged. Raises OSError."""
+    return _content(Path(f"/proc/{pid}/exe").stat()) == executable.content
+
+
+def _content(status: os.stat_result) -> Content:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _vouched(pid: int, link: str, content: Content) -> tuple[str, str]:
+    """Return the path of that file and "", or "" and why there is none."""
+    if _leads_to(link, content):
+        return link, ""
+    if link.endswith(_DELETED) and _shares_our_mounts(pid):
+        return link.removesuffix(_DELETED), ""
+    return (
+        "",
+        f"{link} is not the file that we see under that name (another mount namespace?), so there is no unix:path",
+    )
+
+
+def _leads_to(path: str, content: Content) -> bool:
+    try:
+        return _content(Path(path).stat())[:2] == content[:2]
+    except OSError:
+        return False
+
+
+def _shares_our_mounts(pid: int) -> bool:
+    return Path(f"/proc/{pid}/ns/mnt").readlink() == Path("/proc/self/ns/mnt").readlink()
