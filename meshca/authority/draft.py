@@ -1,0 +1,191 @@
+"""A certificate as we mean it, before there is one: our own frozen value, built from profile, entry and key, never from a CSR.
+
+Rules:
+- Nothing here decides whether the draft is legal: `lint` does, from rules of its own.
+- Time and chance are arguments, so that the same arguments make the same draft.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from meshca.csr import PublicKey
+from meshca.errors import IssuanceRefused
+from meshca.model import MIN_LEAF_TTL, Entry, Kind, Slot
+from spiffe import profile as profiles
+from spiffe.id import SpiffeID, TrustDomain
+from spiffe.profile import LEAF, SIGNING, Profile
+
+BACKDATE = timedelta(seconds=10)
+LONGEST_SHORTENING = 0.1
+SELF_TEST_PATH = "/meshca/self-test"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What the certificate shall say. Times are whole seconds, UTC, as X.509 has them."""
+
+    profile: Profile
+    serial: int
+    subject: x509.Name
+    issuer: x509.Name
+    not_before: datetime
+    not_after: datetime
+    public_key: PublicKey
+    spiffe_id: SpiffeID
+    dns_names: tuple[str, ...] = ()
+    path_length: int | None = None
+    subject_key_id: bytes
+    authority_key_id: bytes | None
+
+    @property
+    def extensions(self) -> tuple[tuple[x509.ExtensionType, bool], ...]:
+        """The extensions by the profile table, each with whether it is critical."""
+        of = self.profile
+        names = profiles.subject_alternative_name(self.spiffe_id, self.dns_names)
+        usage = profiles.extended_key_usage(of)
+        issuer_key = self.authority_key_id
+        return (
+            (profiles.basic_constraints(of, self.path_length), of.basic_constraints_critical),
+            (profiles.key_usage(of), of.key_usage_critical),
+            *([(usage, of.extended_key_usage_critical)] if usage else []),
+            (names, of.san_critical),
+            (x509.SubjectKeyIdentifier(self.subject_key_id), False),
+            *([(x509.AuthorityKeyIdentifier(issuer_key, None, None), False)] if issuer_key else []),
+        )
+
+    def builder(self) -> x509.CertificateBuilder:
+        """The same for the library that encodes and signs."""
+        builder = (
+            x509.CertificateBuilder()
+            .serial_number(self.serial)
+            .subject_name(self.subject)
+            .issuer_name(self.issuer)
+            .not_valid_before(self.not_before)
+            .not_valid_after(self.not_after)
+            .public_key(self.public_key)
+        )
+        for extension, critical in self.extensions:
+            builder = builder.add_extension(extension, critical)
+        return builder
+
+
+def draft_root(trust_domain: TrustDomain, key: PublicKey, *, serial: int, now: datetime, lifetime: timedelta) -> Draft:
+    """A self-signed root (X5-41). Its ID is the trust domain's own (ID-24 to ID-26)."""
+    key_id = _key_id(key)
+    name = _authority_name(trust_domain, Kind.ROOT, key_id)
+    return Draft(
+        profile=SIGNING,
+        serial=serial,
+        subject=name,
+        issuer=name,
+        not_before=_whole(now - BACKDATE),
+        not_after=_whole(now + lifetime),
+        public_key=key,
+        spiffe_id=trust_domain.id,
+        subject_key_id=key_id,
+        authority_key_id=None,
+    )
+
+
+def draft_intermediate(
+    issuer: Slot, trust_domain: TrustDomain, key: PublicKey, *, serial: int, now: datetime, lifetime: timedelta
+) -> Draft:
+    """An intermediate below a root, for leaves only: path length 0 (X5-13). Never outlives its root."""
+    key_id = _key_id(key)
+    return Draft(
+        profile=SIGNING,
+        serial=serial,
+        subject=_authority_name(trust_domain, Kind.INTERMEDIATE, key_id),
+        issuer=issuer.certificate.subject,
+        not_before=_start(issuer, now),
+        not_after=min(_whole(now + lifetime), issuer.not_after),
+        public_key=key,
+        spiffe_id=trust_domain.id,
+        path_length=0,
+        subject_key_id=key_id,
+        authority_key_id=bytes.fromhex(issuer.id),
+    )
+
+
+def draft_leaf(
+    entry: Entry, issuer: Slot, key: PublicKey, *, serial: int, now: datetime, ttl: timedelta, shorten: float
+) -> Draft:
+    """A leaf for an entry. `shorten` (0 to 0.1) takes that share off its life, so that clients without jitter do not renew as a herd.
+
+    Never outlives its issuer. Raises IssuanceRefused("issuer_expiring") when that leaves less than the minimum lifetime.
+    """
+    ends = max(now + ttl * (1 - shorten), now + MIN_LEAF_TTL)
+    not_after = min(_whole_up(ends), issuer.not_after)
+    if not_after - now < MIN_LEAF_TTL:
+        raise IssuanceRefused(
+            "issuer_expiring",
+            f"intermediate {issuer.id} ends at {issuer.not_after:%Y-%m-%dT%H:%M:%SZ}, too soon for a leaf of {entry.spiffe_id}",
+        )
+    return _leaf(entry.spiffe_id, entry.dns_names, issuer, key, serial=serial, span=(_start(issuer, now), not_after))
+
+
+def draft_self_test(trust_domain: TrustDomain, issuer: Slot, key: PublicKey, *, serial: int, now: datetime) -> Draft:
+    """A throwaway that proves we can sign and harms nobody: it has expired already."""
+    spiffe_id = SpiffeID(trust_domain, SELF_TEST_PATH)
+    ended = _whole(now - timedelta(seconds=1))
+    return _leaf(spiffe_id, (), issuer, key, serial=serial, span=(ended - BACKDATE, ended))
+
+
+def _leaf(
+    spiffe_id: SpiffeID,
+    dns_names: tuple[str, ...],
+    issuer: Slot,
+    key: PublicKey,
+    *,
+    serial: int,
+    span: tuple[datetime, datetime],
+) -> Draft:
+    return Draft(
+        profile=LEAF,
+        serial=serial,
+        subject=_NOBODY,
+        issuer=issuer.certificate.subject,
+        not_before=span[0],
+        not_after=span[1],
+        public_key=key,
+        spiffe_id=spiffe_id,
+        dns_names=dns_names,
+        subject_key_id=_key_id(key),
+        authority_key_id=bytes.fromhex(issuer.id),
+    )
+
+
+_NOBODY = x509.Name([])
+
+
+def _start(issuer: Slot, now: datetime) -> datetime:
+    """A little in the past, for clocks that lag, but not before the issuer: some verifiers want validity to nest."""
+    return max(_whole(now - BACKDATE), issuer.certificate.not_valid_before_utc)
+
+
+def _authority_name(trust_domain: TrustDomain, kind: Kind, key_id: bytes) -> x509.Name:
+    """Says whose and which, for people; the key id makes it unique, as path building by name needs."""
+    common = f"{kind} {key_id.hex()[:16]}"
+    organization = trust_domain.name if len(trust_domain.name) <= _LONGEST_NAME else trust_domain.name[:_LONGEST_NAME]
+    return x509.Name(
+        [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization), x509.NameAttribute(NameOID.COMMON_NAME, common)]
+    )
+
+
+_LONGEST_NAME = 64  # ub-organization-name, RFC 5280 appendix A
+
+
+def _key_id(key: PublicKey) -> bytes:
+    return x509.SubjectKeyIdentifier.from_public_key(key).digest
+
+
+def _whole(at: datetime) -> datetime:
+    return at.astimezone(UTC).replace(microsecond=0)
+
+
+def _whole_up(at: datetime) -> datetime:
+    whole = _whole(at)
+    return whole if whole == at else whole + timedelta(seconds=1)

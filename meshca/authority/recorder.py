@@ -1,0 +1,124 @@
+"""Writes one writer's chain of the issuance record and reads it back. One at a time; what was appended is durable."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+
+from meshca.authority.record import Chain, Facts, head_text, leaf_of, link, signed_facts
+from meshca.errors import StoreConflict
+from meshca.model import AuditKind, AuditRecord, AuthorityKey, Leaf
+from meshca.ports import AuditLog, Clock
+
+logger = logging.getLogger(__name__)
+
+PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """One thing to record: the fields of a link that do not depend on its place in the chain."""
+
+    kind: AuditKind
+    facts: Facts
+    serial: str = ""
+    spiffe_id: str = ""
+    not_after: datetime | None = None
+
+
+class Recorder:
+    """Appends links to the chain of `writer`. `load` before use."""
+
+    def __init__(self, *, log: AuditLog, clock: Clock, writer: str) -> None:
+        self._log = log
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._last: AuditRecord | None = None
+        self.writer = writer
+
+    async def load(self) -> None:
+        """Go on from the last link that was written. Raises StoreUnavailable."""
+        self._last = await self._log.head(self.writer)
+
+    @property
+    def head(self) -> str:
+        """The head as people keep it, `writer:sequence:hash`."""
+        return head_text(self._last, self.writer)
+
+    @property
+    def sequence(self) -> int:
+        """The sequence number of the last link; 0 while there is none."""
+        return self._last.sequence if self._last else 0
+
+    async def append(self, notes: Sequence[Note]) -> tuple[AuditRecord, ...]:
+        """Record all the notes in one transaction, or none. Raises StoreUnavailable, StoreConflict."""
+        async with self._lock:
+            links = self._links(notes)
+            try:
+                await self._log.append(links)
+            except StoreConflict:
+                await self.load()  # somebody else wrote as us, or an earlier append was cancelled after it was done
+                links = self._links(notes)
+                await self._log.append(links)
+            self._last = links[-1] if links else self._last
+            return links
+
+    def _links(self, notes: Sequence[Note]) -> tuple[AuditRecord, ...]:
+        at, last, links = self._clock.now(), self._last, []
+        for note in notes:
+            last = link(
+                last,
+                writer=self.writer,
+                at=at,
+                kind=note.kind,
+                facts=note.facts,
+                serial=note.serial,
+                spiffe_id=note.spiffe_id,
+                not_after=note.not_after,
+            )
+            links.append(last)
+        return tuple(links)
+
+    async def live(self) -> tuple[Leaf, ...]:
+        """The leaves that have not expired, oldest first."""
+        return tuple(leaf_of(record) for record in await self._log.live(self._clock.now()))
+
+    async def verify_all(self, head: str = "") -> int:
+        """Check the whole chain, against a head if one is given; return how many links there are. Raises Refused, InvalidInput."""
+        chain, after = Chain(head), 0
+        while page := await self._log.read(self.writer, after, PAGE):
+            for record in page:
+                chain.verify(record)
+            after = page[-1].sequence
+        chain.end()
+        return chain.count
+
+    async def sign_head(self, key: AuthorityKey, certificate: x509.Certificate) -> str:
+        """Record the head, signed, so that a later truncation shows; return it."""
+        head = self.head
+        await self.append([Note(kind=AuditKind.HEAD, facts=signed_facts({"head": head}, key, certificate))])
+        logger.info("audit head signed", extra={"head": head})
+        return head
+
+    async def prune(self, before: datetime, key: AuthorityKey, certificate: x509.Certificate) -> tuple[int, str]:
+        """Remove the links from before a time, leaving a signed anchor; return how many, and the head after. The last link stays."""
+        last = await self._last_before(before)
+        if last is None:
+            return 0, self.head
+        facts = {"sequence": last.sequence, "hash": last.hash}
+        await self.append([Note(kind=AuditKind.ANCHOR, facts=signed_facts(facts, key, certificate))])
+        return await self._log.prune(self.writer, last.sequence), self.head
+
+    async def _last_before(self, before: datetime) -> AuditRecord | None:
+        """The last link of the unbroken run, from the start, of links older than that."""
+        found, after = None, 0
+        while page := await self._log.read(self.writer, after, PAGE):
+            for record in page:
+                if record.at >= before:
+                    return found
+                found = record
+            after = page[-1].sequence
+        return found
