@@ -112,28 +112,23 @@ class Authority(Section):
     root_lifetime: Duration = Field(
         default=timedelta(days=365),
         description="Of a root. A year, since partners that were given the bundle by hand must follow each change.",
-        json_schema_extra=RELOADED,
     )
     intermediate_lifetime: Duration = Field(
         default=timedelta(hours=24),
         description="Of an intermediate. A day, since its key is used all the time and lives in this process.",
-        json_schema_extra=RELOADED,
     )
     leaf_lifetime: LeafLifetime = Field(
         default=timedelta(hours=1),
         description="Of an SVID whose entry says nothing else, at least 10s. An hour: revocation is lifetime, and renewal at its half "
         "leaves half an hour to mend a server that is down.",
-        json_schema_extra=RELOADED,
     )
     settle: Duration = Field(
         default=timedelta(seconds=10),
         description="How long to wait after the last holder has a bundle before the next step: handshakes in flight use the old one.",
-        json_schema_extra=RELOADED,
     )
     alarm_after: Duration = Field(
         default=timedelta(minutes=15),
         description="How long a holder may be behind before there is an alarm. Longer than a restart, shorter than half a leaf's life.",
-        json_schema_extra=RELOADED,
     )
     tick: Tick = Field(
         default=timedelta(seconds=1),
