@@ -1,0 +1,59 @@
+"""The HTTP listener: /metrics for Prometheus, /live and /ready for whoever starts and watches us. The only importer of aiohttp.
+
+Live means that the event loop turns. Ready means that we can sign and serve; the body says what fails.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from meshca.errors import CannotStart
+
+logger = logging.getLogger(__name__)
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Ready = Callable[[], tuple[bool, Mapping[str, object]]]
+"""Whether we can sign and serve, and a JSON object that says what fails."""
+
+_DRAIN_SECONDS = 1.0
+
+
+@asynccontextmanager
+async def serve_http(*, address: str, port: int, metrics: Callable[[], bytes], ready: Ready) -> AsyncIterator[int]:
+    """Serve while the context is open; yield the port, which the kernel chose if it was 0. Raises CannotStart if it is taken."""
+    runner = web.AppRunner(_application(metrics, ready), access_log=None, shutdown_timeout=_DRAIN_SECONDS)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, address, port).start()
+        except OSError as error:
+            raise CannotStart(
+                f"http can not listen at {address} port {port}: {error.strerror or error}. "
+                "Set http.port or http.address in the configuration to something else, or http.enabled = false"
+            ) from error
+        bound: int = runner.addresses[0][1]
+        logger.info("http listens", extra={"address": address, "port": bound})
+        yield bound
+    finally:
+        await runner.cleanup()
+
+
+def _application(metrics: Callable[[], bytes], ready: Ready) -> web.Application:
+    async def show_metrics(_: web.Request) -> web.Response:
+        return web.Response(body=metrics(), headers={"Content-Type": METRICS_TYPE})
+
+    async def show_live(_: web.Request) -> web.Response:
+        return web.Response(text="live\n")
+
+    async def show_ready(_: web.Request) -> web.Response:
+        good, detail = ready()
+        return web.json_response({"ready": good, **detail}, status=200 if good else 503)
+
+    application = web.Application()
+    application.add_routes(
+        [web.get("/metrics", show_metrics), web.get("/live", show_live), web.get("/ready", show_ready)]
+    )
+    return application

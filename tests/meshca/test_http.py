@@ -1,0 +1,46 @@
+import logging
+import socket
+
+import aiohttp
+import pytest
+
+from meshca.errors import CannotStart
+from meshca.server.http_api import METRICS_TYPE, serve_http
+
+LOOPBACK = "127.0.0.1"
+
+
+async def get(port: int, path: str) -> tuple[int, str, str]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://{LOOPBACK}:{port}{path}") as response:
+        return response.status, response.headers["Content-Type"], await response.text()
+
+
+async def test_ready_says_in_json_what_fails_and_recovers_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    answers = iter([(False, {"checks": {"sign": "cannot sign: disk full"}}), (True, {})])
+    async with serve_http(address=LOOPBACK, port=0, metrics=lambda: b"m 1\n", ready=lambda: next(answers)) as port:
+        body = '{"ready": false, "checks": {"sign": "cannot sign: disk full"}}'
+        assert await get(port, "/ready") == (503, "application/json; charset=utf-8", body)
+        assert await get(port, "/ready") == (200, "application/json; charset=utf-8", '{"ready": true}')
+        assert await get(port, "/live") == (200, "text/plain; charset=utf-8", "live\n")
+        assert await get(port, "/metrics") == (200, METRICS_TYPE, "m 1\n")
+        assert (await get(port, "/"))[0] == 404
+    assert [record.message for record in caplog.records] == ["http listens"]
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await get(port, "/live")
+
+
+async def test_a_port_that_is_taken_is_refused_with_what_to_do() -> None:
+    with socket.create_server((LOOPBACK, 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(
+            CannotStart, match=rf"at 127\.0\.0\.1 port {port}: .*in use.*http\.port.*http\.enabled = false"
+        ):
+            async with serve_http(address=LOOPBACK, port=port, metrics=bytes, ready=lambda: (True, {})):
+                pass
+
+
+async def test_an_address_that_is_not_ours_is_refused_by_name() -> None:
+    with pytest.raises(CannotStart, match=r"http can not listen at 192\.0\.2\.1 port 0"):
+        async with serve_http(address="192.0.2.1", port=0, metrics=bytes, ready=lambda: (True, {})):
+            pass
