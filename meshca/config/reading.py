@@ -18,11 +18,9 @@ from pydantic_core import ErrorDetails
 
 from meshca.config.places import ADMIN, WORKLOAD, data_directory, runtime_directory
 from meshca.config.sections import Section, Socket
-from meshca.config.settings import Config, Relation
-from meshca.config.values import parse_socket_flag, written
+from meshca.config.settings import Config, KeyPath, Problem
+from meshca.config.values import key_path_written, parse_socket_flag, written
 from meshca.errors import CannotStart, InvalidInput
-
-KeyPath = tuple[str, ...]
 
 FLAGS: Mapping[str, KeyPath] = {
     "trust_domain": ("trust_domain",),
@@ -72,13 +70,6 @@ class Said(NamedTuple):
     source: str
 
 
-class Problem(NamedTuple):
-    """One thing that is wrong. `keys` are all settings that have to do with it, the first is to blame."""
-
-    keys: tuple[KeyPath, ...]
-    text: str
-
-
 def load(path: Path | None, overrides: Mapping[str, Any], environ: Mapping[str, str], uid: int) -> Config:
     """Read the configuration of a server that runs as `uid`.
 
@@ -89,12 +80,11 @@ def load(path: Path | None, overrides: Mapping[str, Any], environ: Mapping[str, 
     given = _environment(environ) | file | _flags(overrides)
     said = _defaults(environ, uid, given) | given
     config, problems = _validate(said)
-    if problems and config is None:
+    if config is None:  # what contradicts each other shows only once each value is good: so leave out what is not
         blamed = {_place(key, said) for problem in problems for key in problem.keys}
         rest = {key: each for key, each in given.items() if key not in blamed}
         _, more = _validate(_defaults(environ, uid, rest) | rest)
         problems += [each for each in more if not any(_place(key, said) in blamed - {()} for key in each.keys)]
-    if config is None:
         raise InvalidInput(_report(problems, said))
     return config
 
@@ -108,7 +98,7 @@ def _document(path: Path) -> dict[str, Any]:
         return tomllib.loads(text.decode())
     except OSError as error:
         raise CannotStart(f"configuration file {path} can not be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"{path}: is not TOML: {error}") from error
 
 
@@ -180,17 +170,10 @@ def _nested(said: Mapping[KeyPath, Said]) -> dict[str, Any]:
 
 def _problems(error: ErrorDetails) -> Iterator[Problem]:
     if error["type"] == "relations":
-        found: list[Relation] = error["ctx"]["found"]
-        yield from (Problem(tuple(_split(key) for key in each.keys), each.text) for each in found)
+        yield from error["ctx"]["found"]
     else:
         key = tuple(str(part) for part in error["loc"] if part != "[key]")
         yield Problem((key,), _wrong(error, key))
-
-
-def _split(key: str) -> KeyPath:
-    """The key path of a dotted key; the name of a socket may have dots itself."""
-    first, *rest = key.split(".")
-    return (first, ".".join(rest[:-1]), rest[-1]) if first == "sockets" else (first, *rest)
 
 
 def _wrong(error: ErrorDetails, key: KeyPath) -> str:
@@ -236,7 +219,7 @@ def _line(problem: Problem, said: Mapping[KeyPath, Said]) -> str:
     """Where it comes from (of a default: what contradicts it), the key, its value and what is wrong."""
     sources = [said[place].source for place in map(partial(_place, said=said), problem.keys) if place]
     source = next((each for each in sources if each != "default"), "default")
-    return f"{source}: {'.'.join(problem.keys[0])}{_shown(problem, said)} {problem.text}"
+    return f"{source}: {key_path_written(problem.keys[0])}{_shown(problem, said)} {problem.text}"
 
 
 def _place(key: KeyPath, said: Mapping[KeyPath, Said]) -> KeyPath:

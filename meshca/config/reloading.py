@@ -71,4 +71,6 @@ def _merged(old: S, new: S) -> S:
 def _shown(value: Any) -> str:
     if value is None:
         return "not set"
+    if isinstance(value, dict):
+        return " ".join(f"{name}={each}" for name, each in value.items())
     return "(not shown)" if isinstance(value, SecretStr) else written(value)

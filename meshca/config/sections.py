@@ -51,7 +51,6 @@ class Section(BaseModel):
         strict=True,
         arbitrary_types_allowed=True,
         hide_input_in_errors=True,
-        validate_default=False,
     )
 
 
@@ -71,6 +70,9 @@ class Socket(Section):
         min_length=1,
         description="Its group, by name or number; by default the server's own. Needs a server that is in that group, or root.",
     )
+
+    def __str__(self) -> str:
+        return f"{self.path},mode={self.mode:04o}" + (f",group={self.group}" if self.group else "")
 
 
 class HTTP(Section):

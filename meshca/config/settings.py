@@ -25,15 +25,17 @@ from meshca.config.sections import (
     SocketPath,
     Store,
 )
-from meshca.config.values import format_duration
+from meshca.config.values import format_duration, key_path_written
 from sds.unix_socket import SocketSpec
 from spiffe.id import TrustDomain
 
+KeyPath = tuple[str, ...]
 
-class Relation(NamedTuple):
-    """Two settings that can not stand beside each other: their keys (the first is to blame) and why."""
 
-    keys: tuple[str, ...]
+class Problem(NamedTuple):
+    """One thing that is wrong. `keys` are all settings that have to do with it, the first is to blame."""
+
+    keys: tuple[KeyPath, ...]
     text: str
 
 
@@ -101,51 +103,54 @@ class Config(Section):
         return self.store.url.get_secret_value() if self.store.url else None
 
 
-def relations(config: Config) -> Iterator[Relation]:
+def relations(config: Config) -> Iterator[Problem]:
     """What the settings say against each other."""
     yield from _lifetimes(config.authority)
     yield from _keeping(config.key_manager, config.store)
     yield from _places(config)
 
 
-def _lifetimes(authority: Authority) -> Iterator[Relation]:
+def _lifetimes(authority: Authority) -> Iterator[Problem]:
     room = 2 * authority.leaf_lifetime  # an issuer is replaced two leaf lifetimes before its end
     for inner, outer in (("leaf_lifetime", "intermediate_lifetime"), ("intermediate_lifetime", "root_lifetime")):
         least = getattr(authority, inner) + room
         if getattr(authority, outer) < least:
-            keys = tuple(f"authority.{key}" for key in dict.fromkeys((outer, inner, "leaf_lifetime")))
-            yield Relation(keys, f"is shorter than {inner} and two leaf lifetimes: at least {format_duration(least)}")
+            text = f"is shorter than {inner} and two leaf lifetimes: at least {format_duration(least)}"
+            yield _problem(text, f"authority.{outer}", f"authority.{inner}", "authority.leaf_lifetime")
     if authority.settle >= authority.leaf_lifetime:
-        keys = ("authority.settle", "authority.leaf_lifetime")
-        yield Relation(keys, f"is not shorter than leaf_lifetime, {format_duration(authority.leaf_lifetime)}")
+        text = f"is not shorter than leaf_lifetime, {format_duration(authority.leaf_lifetime)}"
+        yield _problem(text, "authority.settle", "authority.leaf_lifetime")
 
 
-def _keeping(key_manager: KeyManager, store: Store) -> Iterator[Relation]:
+def _keeping(key_manager: KeyManager, store: Store) -> Iterator[Problem]:
     if key_manager.kind == "memory" and store.kind != "memory":
         text = f"forgets the keys of a {store.kind} store that remembers their authorities: disk, or store.kind memory"
-        yield Relation(("key_manager.kind", "store.kind"), text)
+        yield _problem(text, "key_manager.kind", "store.kind")
     for key in ("passphrase_file", "passphrase_env"):
         if key_manager.kind == "memory" and getattr(key_manager, key):
-            yield Relation((f"key_manager.{key}", "key_manager.kind"), "encrypts keys on disk only, and kind is memory")
+            text = "encrypts keys on disk only, and kind is memory"
+            yield _problem(text, f"key_manager.{key}", "key_manager.kind")
     if key_manager.passphrase_file and key_manager.passphrase_env:
-        yield Relation(
-            ("key_manager.passphrase_file", "key_manager.passphrase_env"), "is one too many: passphrase_env is set too"
-        )
+        text = "is one too many: passphrase_env is set too"
+        yield _problem(text, "key_manager.passphrase_file", "key_manager.passphrase_env")
     if store.path and store.kind != "sqlite":
-        yield Relation(("store.path", "store.kind"), f"is for a sqlite store, and kind is {store.kind}")
+        yield _problem(f"is for a sqlite store, and kind is {store.kind}", "store.path", "store.kind")
     if bool(store.url) != (store.kind == "postgresql"):
-        yield Relation(
-            ("store.url", "store.kind"), f"is what a postgresql store needs and no other has: kind is {store.kind}"
-        )
+        text = f"is what a postgresql store needs and no other has: kind is {store.kind}"
+        yield _problem(text, "store.url", "store.kind")
 
 
-def _places(config: Config) -> Iterator[Relation]:
-    taken = {config.admin_socket: "admin_socket"}
+def _places(config: Config) -> Iterator[Problem]:
+    taken: dict[Path, KeyPath] = {config.admin_socket: ("admin_socket",)}
     for name, each in config.sockets.items():
-        key = f"sockets.{name}.path"
+        key = ("sockets", name, "path")
         other = taken.setdefault(each.path, key)
         if other != key:
-            yield Relation((key, other), f"is the path of {other} too")
+            yield Problem((key, other), f"is the path of {key_path_written(other)} too")
+
+
+def _problem(text: str, *keys: str) -> Problem:
+    return Problem(tuple(tuple(key.split(".")) for key in keys), text)
 
 
 def _group(group: str | None) -> str | int | None:

@@ -5,7 +5,7 @@ Each parser raises ValueError with what is wrong and what is allowed; the value 
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -77,6 +77,11 @@ def written(value: Any) -> str:
 def key_written(name: str) -> str:
     """A key as TOML."""
     return name if _BARE_KEY.fullmatch(name) else _quoted(name)
+
+
+def key_path_written(path: Iterable[str]) -> str:
+    """A path of keys as TOML."""
+    return ".".join(map(key_written, path))
 
 
 def parse_socket_flag(text: str) -> tuple[str, dict[str, str]]:

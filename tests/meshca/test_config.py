@@ -183,7 +183,10 @@ ALONE = [
     ("[sockets]", "sockets = {} is empty: at least one is needed"),
     ("[sockets.web]", "sockets.web.path is missing"),
     ('[sockets]\nweb = "/x"', 'sockets.web = "/x" is not a table'),
-    ('[sockets."a b"]\npath = "/x"', 'sockets.a b = {path = "/x"} is not a name of 1 to 64 letters, digits, . _ and -'),
+    (
+        '[sockets."a b"]\npath = "/x"',
+        'sockets."a b" = {path = "/x"} is not a name of 1 to 64 letters, digits, . _ and -',
+    ),
     (
         f'[sockets.web]\npath = "/{NINES}/x.sock"',
         f'sockets.web.path = "/{NINES}/x.sock" can not be: socket path /{NINES}/x.sock has 108 bytes, the limit is 107',
@@ -310,6 +313,7 @@ def test_a_file_that_is_no_configuration_is_refused_by_name(file: Path, tmp_path
     for content, text in (
         (b"a = ", "is not TOML: Invalid value"),
         (b"\xff", "is not TOML"),
+        (b"a = " + b"[" * 100_000, "is not TOML"),
         (b"#" * 2**21, "1048576 bytes"),
     ):
         file.write_bytes(content)
@@ -365,6 +369,7 @@ def test_sighup_applies_what_it_can_and_names_what_needs_a_restart(file: Path):
         "admin_uids: [] -> [5]",
         'log.level: "info" -> "debug"',
     ]
+    assert str(found.restart[0]) == "sockets: default=/run/meshca/workload.sock,mode=0666 -> a=/a,mode=0666"
     assert [change.key for change in found.restart] == ["sockets", "http.port", "authority.settle"]
     assert found.config == Config(**{**dict(old), "admin_uids": (5,), "log": new.log})
     assert reloadable(found.config, new).restart == found.restart
