@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from sds.caller import Caller, UnixPeer
-from sds.errors import NotAuthorized
+from sds.errors import NotAuthorized, SDSError
 from sds.log_limit import LogLimit
 from sds.peer import Life, read_peer
 from sds.splice import Joint
@@ -63,13 +63,16 @@ class GateLimits:
 
     per_uid: int = 4096
     """Of one user: more than a busy host has processes, fewer than would starve the others."""
-    reserved_files: int = 256
-    """Open files that the gate leaves to the rest of the process."""
+    total: int | None = None
+    """Of all users; None for as many as the open files allow."""
+    reserved_files: int = 512
+    """Open files that the gate leaves to the rest of the process, other gates included."""
 
-    def connections(self) -> int:
-        """Return how many fit into the soft limit of open files."""
+    def capacity(self) -> int:
+        """Return how many connections are allowed, and fit into the soft limit of open files."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return max(0, soft - self.reserved_files) // _FILES_PER_CONNECTION
+        fit = max(0, soft - self.reserved_files) // _FILES_PER_CONNECTION
+        return fit if self.total is None else min(fit, self.total)
 
 
 def raise_open_files() -> int:
@@ -80,7 +83,10 @@ def raise_open_files() -> int:
 
 
 class Gate:
-    """Listens on Unix sockets in front of one gRPC server. Use as a context manager; `open` the sockets once the server has started."""
+    """Listens on Unix sockets in front of one gRPC server.
+
+    Use as a context manager, after `raise_open_files`; `open` the sockets once the server has started.
+    """
 
     def __init__(self, *, limits: GateLimits | None = None, admit: Admit = _admit_all) -> None:
         self._limits = limits or GateLimits()
@@ -109,7 +115,7 @@ class Gate:
 
     async def __aenter__(self) -> Self:
         self._directory = Path(tempfile.mkdtemp(prefix="meshca-"))  # 0700
-        self._capacity = self._limits.connections()
+        self._capacity = self._limits.capacity()
         check_path(self.private)
         return self
 
@@ -122,9 +128,11 @@ class Gate:
         self._directory = None
 
     async def open(self, spec: SocketSpec) -> None:
-        """Listen on one more socket. Raises SDSError if its path cannot be taken."""
+        """Listen on one more socket. Raises SDSError if its name or path cannot be taken."""
         if spec.name in self._listeners:
-            raise ValueError(f"socket {spec.name!r} is open already")
+            raise SDSError(
+                f"there are two sockets called {spec.name!r}: {self._listeners[spec.name][0].spec.path} and {spec.path}"
+            )
         listener = listen(spec)
         task = asyncio.create_task(self._accept(listener), name=f"gate {spec.name}")
         self._listeners[spec.name] = listener, task
@@ -173,7 +181,7 @@ class Gate:
 
     def _admitted(self, connection: socket.socket, name: str) -> tuple[UnixPeer, Life]:
         if len(self._joints) >= self._capacity:
-            raise NotAuthorized(f"{len(self._joints)} connections are open, and the limit of open files allows no more")
+            raise NotAuthorized(f"{len(self._joints)} connections are open, which is the limit, or that of open files")
         peer, life = read_peer(connection, name)
         try:
             self._check(peer)

@@ -28,6 +28,7 @@ OPTIONS = (
     ("grpc.server.max_pending_requests", _MOST_PENDING),  # a reconnect storm is served, not refused
     ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
     ("grpc.max_receive_message_length", 1024 * 1024),  # Envoy's first request has 62 KB of node
+    ("grpc.max_concurrent_streams", 1000),  # of one connection: many times what a proxy needs
     ("grpc.so_reuseport", 0),
 )
 

@@ -125,6 +125,8 @@ class _Feed:
 
     def get(self, name: str) -> Resource | None:
         """Return the caller's secret of this name, None if there is none now. Why one is withheld goes to the log."""
+        if not self._caller.alive():
+            return None
         try:
             selection = select(self._grants, name, flavor=self._flavor, now=self._shared.now())
             return None if selection is None else self._make(name, selection)
@@ -154,6 +156,7 @@ class _Feed:
         if not self._grants.denied or self._grants.cut_off:
             self.close()
         elif self._deadline is None:
+            self._made.clear()  # and with it the keys
             self._shared.observer.denied("sds")
             self._shared.log.warning(
                 "caller has no identity", kind=self._caller.uid, peer=str(self._caller), reason=self._grants.denied

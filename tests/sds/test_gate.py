@@ -1,9 +1,11 @@
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import resource
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -14,7 +16,7 @@ import grpc
 import pytest
 
 from sds.caller import UnixPeer
-from sds.errors import NotAuthorized
+from sds.errors import NotAuthorized, SDSError
 from sds.gate import Admit, Gate, GateLimits, raise_open_files
 from sds.peer import PidfdLife, StartTimeLife, read_peer, start_time
 from sds.unix_socket import SocketSpec
@@ -163,14 +165,54 @@ def test_a_peer_that_died_before_it_was_identified_gets_nothing(tmp_path: Path):
             read_peer(connection, "web")
 
 
-def test_a_peer_of_an_unseen_pid_namespace_is_refused(tmp_path: Path):
-    class FromElsewhere(socket.socket):
-        """What the kernel answers for a peer whose pid has no number here."""
+class Answering(socket.socket):
+    """A connection of which a test says what the kernel answers: about the peer's pid, and about its pidfd."""
 
-        def getsockopt(self, *_: object) -> bytes:
-            return b"\0\0\0\0" + b"\x01\0\0\0" * 2
+    def __init__(self, *, pid: int = os.getpid(), pidfd: int = -1, refused: int = 0) -> None:
+        super().__init__(socket.AF_UNIX)
+        self.answers = pid, pidfd, refused
 
-    with FromElsewhere(socket.AF_UNIX) as connection, pytest.raises(NotAuthorized, match="pid namespace"):
+    def getsockopt(self, _: int, option: int, __: int = 0) -> bytes | int:
+        pid, pidfd, refused = self.answers
+        if option == socket.SO_PEERCRED:
+            return struct.pack("3i", pid, 1, 1)
+        if refused:
+            raise OSError(refused, os.strerror(refused))
+        return pidfd
+
+
+def test_a_peer_of_an_unseen_pid_namespace_is_refused():
+    with Answering(pid=0) as connection, pytest.raises(NotAuthorized, match="pid namespace"):
+        read_peer(connection, "web")
+
+
+def test_on_an_old_kernel_a_peer_is_known_by_pid_and_start_time():
+    with Answering(refused=errno.ENOPROTOOPT) as connection:
+        peer, life = read_peer(connection, "web")
+    assert (peer.pid, peer.started, peer.alive()) == (os.getpid(), start_time(os.getpid()), True)
+    life.close()
+    assert not peer.alive()
+
+
+@pytest.mark.parametrize("code", [errno.ESRCH, errno.EINVAL])
+def test_a_peer_whose_process_the_kernel_no_longer_knows_is_refused(code: int):
+    with Answering(refused=code) as connection, pytest.raises(NotAuthorized, match=f"pid {os.getpid()} ended"):
+        read_peer(connection, "web")
+
+
+def test_a_peer_that_was_replaced_under_its_number_is_refused():
+    """The number is that of a running process, but the process that connected has ended."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    pidfd = os.pidfd_open(ended.pid)
+    ended.wait()
+    with Answering(pidfd=pidfd) as connection, pytest.raises(NotAuthorized, match="ended after it had connected"):
+        read_peer(connection, "web")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(pidfd)
+
+
+def test_what_the_kernel_refuses_otherwise_is_not_taken_for_a_verdict():
+    with Answering(refused=errno.EMFILE) as connection, pytest.raises(OSError, match="Too many"):
         read_peer(connection, "web")
 
 
@@ -209,13 +251,56 @@ async def test_an_admission_rule_closes_the_connections_that_it_refuses(
         writer.close()
 
 
-@pytest.mark.parametrize("limits", ["per uid", "open files"])
-async def test_connections_beyond_a_limit_are_closed_at_once_and_the_log_says_why(
-    tmp_path: Path, limits: str, caplog: pytest.LogCaptureFixture
+async def test_an_admission_rule_that_fails_costs_only_the_connection_at_hand(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    chosen = GateLimits(per_uid=2) if limits == "per uid" else GateLimits(reserved_files=soft - 4 * 2)
-    async with serving(spec(tmp_path / "s"), limits=chosen) as gate:
+    failures = [LookupError("no such user")]
+
+    def admit(_: UnixPeer) -> None:
+        if failures:
+            raise failures.pop()
+
+    async with serving(spec(tmp_path / "s"), admit=admit):
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
+        assert await reader.read() == b""
+        writer.close()
+        assert caplog.records[-1].exc_info
+        async with dialled(tmp_path / "s") as who:
+            assert await who(b"")
+
+
+async def test_connections_wait_while_the_server_behind_the_gate_is_slow_to_accept(tmp_path: Path):
+    async with Gate() as gate:
+        with socket.socket(socket.AF_UNIX) as slow:
+            slow.setblocking(False)
+            slow.bind(str(gate.private))
+            slow.listen(0)
+            await gate.open(spec(tmp_path / "s"))
+            clients = [await asyncio.open_unix_connection(tmp_path / "s") for _ in range(5)]
+            for number, (_, writer) in enumerate(clients):
+                writer.write(bytes([number]))
+            await until(lambda: gate.connections >= 2)  # one was taken in, the next waits for room
+            loop = asyncio.get_running_loop()
+            arrived = []
+            for _ in clients:
+                connection, _ = await loop.sock_accept(slow)
+                arrived.append(await loop.sock_recv(connection, 10))
+                connection.close()
+            assert arrived == [bytes([number]) for number in range(5)]
+        for _, writer in clients:
+            writer.close()
+
+
+SOFT_LIMIT, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+@pytest.mark.parametrize(
+    "limits", [GateLimits(per_uid=2), GateLimits(total=2), GateLimits(reserved_files=SOFT_LIMIT - 4 * 2)]
+)
+async def test_connections_beyond_a_limit_are_closed_at_once_and_the_log_says_why(
+    tmp_path: Path, limits: GateLimits, caplog: pytest.LogCaptureFixture
+):
+    async with serving(spec(tmp_path / "s"), limits=limits) as gate:
         connections = [await asyncio.open_unix_connection(tmp_path / "s") for _ in range(2)]
         assert all([await reader.read(1) for reader, _ in connections])
         for _ in range(5):
@@ -264,7 +349,7 @@ async def test_closing_a_socket_removes_its_file_and_leaves_open_connections(tmp
             assert not (tmp_path / "s").exists()
             assert await who(b"")
         await gate.open(spec(tmp_path / "s"))  # the name is free again
-        with pytest.raises(ValueError, match="web"):
+        with pytest.raises(SDSError, match="two sockets called 'web'"):
             await gate.open(spec(tmp_path / "other"))
 
 

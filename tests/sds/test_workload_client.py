@@ -128,7 +128,7 @@ def test_pauses_grow_to_a_limit_and_spread():
     pauses = [[pause_after(failures) for _ in range(100)] for failures in range(7)]
     for shorter, longer in pairwise(pauses):
         assert max(shorter) <= min(longer), "EP-24"
-    assert 0 < min(pauses[0])
+    assert min(pauses[0]) > 0
     assert max(pauses[0]) <= 0.1, "WA-06: after a loss at once"
     assert len(set(pauses[0])) > 1
     assert max(pause_after(failures) for failures in (20, 10_000)) <= 10
