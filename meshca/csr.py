@@ -31,25 +31,25 @@ def read_csr(document: bytes) -> PublicKey:
         raise IssuanceRefused("csr", f"CSR has {len(document)} bytes, the limit is {MAX_CSR_BYTES}")
     try:
         request = x509.load_der_x509_csr(document)
-        key = request.public_key()
-        proven = _is_allowed(key) and request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        key = _allowed(request.public_key())
+        proven = request.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise IssuanceRefused("csr", f"CSR cannot be read: {error}") from error
-    if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey) or not _is_allowed(key):
-        raise IssuanceRefused(
-            "csr",
-            f"CSR has a key of a kind we do not sign: {_described(key)}; use EC P-256, P-384 or RSA from 2048 bits",
-        )
     if not proven:
         raise IssuanceRefused("csr", "CSR does not prove possession of its key: the signature is wrong")
     return key
 
 
-def _is_allowed(key: object) -> bool:
+def _allowed(key: object) -> PublicKey:
     """Keys that every common verifier takes (facts/spiffe.md 3.6)."""
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1)
-    return isinstance(key, rsa.RSAPublicKey) and key.key_size in RSA_BITS
+    match key:
+        case ec.EllipticCurvePublicKey(curve=ec.SECP256R1() | ec.SECP384R1()):
+            return key
+        case rsa.RSAPublicKey(key_size=bits) if bits in RSA_BITS:
+            return key
+    raise IssuanceRefused(
+        "csr", f"CSR has a key of a kind we do not sign: {_described(key)}; use EC P-256, P-384 or RSA from 2048 bits"
+    )
 
 
 def _described(key: object) -> str:
