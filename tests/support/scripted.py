@@ -1,77 +1,154 @@
-"""A scripted server: a real contract (a generated module) on a real Unix socket, with answers that a test has written down."""
+"""Ports that follow a script: an Authority with real keys that refuses, stalls or fails when told to, and an attestor."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
-from types import ModuleType
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
-import grpc
-from google.protobuf.message_factory import GetMessageClass
+from cryptography import x509
+
+from meshca.errors import NotFound, StoreUnavailable
+from meshca.model import Entry, HolderReport, Issued, IssueRequest, Leaf, Selector, View
+from sds.caller import UnixPeer
+from sds.errors import NotAuthorized
+from sds.watch import Latest
+from spiffe.bundle import Bundle, BundleSet
+from spiffe.id import TrustDomain
+from tests.support.clock import FakeClock
+from tests.support.pki import CA
+
+OURS = TrustDomain("example.org")
+BACKDATE = timedelta(seconds=10)
 
 
-class ScriptedServer:
-    """Answers calls by `Service.Method`: a message, a list of them for a stream, a status and its text, or a function of the request.
+@dataclass(frozen=True, slots=True)
+class _PublicHalf:
+    """Where pki wants a key, and there is only the public half from a CSR."""
 
-    Keeps what it was asked.
+    public: Any
+
+    def public_key(self) -> Any:
+        return self.public
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptedAuthority:
+    """The Authority port. `refusals` by entry id; `open` is cleared to stall; `down` is set to fail as a whole.
+
+    What was asked and reported is kept: `batches`, `reports`, and added up by holder, `holders`.
     """
 
-    def __init__(self, path: str, contract: ModuleType) -> None:
-        self.path = path
-        self._contract = contract
-        self.answers: dict[str, Any] = {}
-        self.requests: list[tuple[str, Any]] = []
-        self.cancelled: list[str] = []
+    clock: FakeClock
+    ttl: timedelta = timedelta(hours=1)
+    view: Latest[View] = field(default_factory=lambda: Latest(View(trust_domain=OURS, revision=0)))
+    refusals: dict[str, Exception] = field(default_factory=dict)
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+    down: asyncio.Event = field(default_factory=asyncio.Event)
+    batches: list[tuple[IssueRequest, ...]] = field(default_factory=list)
+    reports: list[HolderReport] = field(default_factory=list)
+    roots: list[CA] = field(default_factory=list)
+    issuers: list[CA] = field(default_factory=list)
 
-    @property
-    def request(self) -> Any:
-        """The last request."""
-        return self.requests[-1][1]
+    def start(self, *entries: Entry) -> None:
+        """Have a root and an intermediate, and these entries."""
+        self.open.set()
+        self.roots.append(CA.create(OURS.name))
+        self.issuers.append(self.roots[-1].intermediate())
+        self.change(entries=entries, bundles=self.bundles(), active=authority_id(self.issuers[-1]))
 
-    def _respond(self, name: str, request: Any, context: grpc.ServicerContext) -> Any:
-        self.requests.append((name, request))
-        answer = self.answers.get(name, (grpc.StatusCode.UNIMPLEMENTED, f"no answer for {name}"))
-        answer = answer(request) if callable(answer) else answer
-        if isinstance(answer, tuple):
-            context.abort(*answer)
-        return answer
+    def change(self, **changes: Any) -> View:
+        """Show another view, one revision on."""
+        self.view.set(replace(self.view.value, revision=self.view.value.revision + 1, **changes))
+        return self.view.value
 
-    def _stream(self, name: str, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        context.add_callback(lambda: self.cancelled.append(name))
-        for item in self._respond(name, request, context):
-            if isinstance(item, tuple):
-                context.abort(*item)
-            yield item
+    def bundles(self) -> BundleSet:
+        """The own bundle alone, with all roots."""
+        return BundleSet([Bundle(trust_domain=OURS, x509_authorities=tuple(root.certificate for root in self.roots))])
 
-    def _handler(self, service: str, method: Any) -> Any:
-        name = f"{service}.{method.name}"
-        codec = {
-            "request_deserializer": GetMessageClass(method.input_type).FromString,
-            "response_serializer": lambda message: message.SerializeToString(),
-        }
-        if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(lambda r, c: self._stream(name, r, c), **codec)
-        return grpc.unary_unary_rpc_method_handler(lambda r, c: self._respond(name, r, c), **codec)
+    def rotate_intermediate(self) -> None:
+        """Sign with another intermediate from now on, and ask for the leaves below the old one to be replaced."""
+        before = authority_id(self.issuers[-1])
+        self.issuers.append(self.roots[-1].intermediate())
+        self.change(active=authority_id(self.issuers[-1]), replace=frozenset({before}))
 
-    def handlers(self) -> tuple[Any, ...]:
-        """A handler for each service of the contract."""
-        return tuple(
-            grpc.method_handlers_generic_handler(
-                service.full_name, {method.name: self._handler(service.name, method) for method in service.methods}
+    async def issue(self, batch: Sequence[IssueRequest]) -> tuple[Issued | Exception, ...]:
+        self.batches.append(tuple(batch))
+        await self.open.wait()
+        if self.down.is_set():
+            raise StoreUnavailable("the disk is full")
+        return tuple(map(self._issue, batch))
+
+    def report(self, reports: Sequence[HolderReport]) -> None:
+        self.reports.extend(reports)
+
+    def holder(self, name: str) -> HolderReport:
+        """All reports of a holder, added up as the port says."""
+        total = HolderReport(holder=name)
+        for report in (each for each in self.reports if each.holder == name):
+            total = replace(report, replaced=total.replaced | report.replaced, gone=total.gone or report.gone)
+        return total
+
+    def _issue(self, request: IssueRequest) -> Issued | Exception:
+        entry = next((each for each in self.view.value.entries if each.id == request.entry_id), None)
+        if entry is None:
+            return NotFound(f"there is no entry {request.entry_id!r}")
+        if refusal := self.refusals.get(entry.id):
+            return refusal
+        csr = x509.load_der_x509_csr(request.csr)
+        if not csr.is_signature_valid:
+            raise AssertionError("a CSR without proof of possession")
+        return self._sign(entry, csr.public_key(), request.holder)
+
+    def _sign(self, entry: Entry, key: Any, holder: str) -> Issued:
+        now = self.clock.now()
+        not_after = now + (entry.ttl or self.ttl)
+        chain = (
+            self.issuers[-1]
+            .leaf(
+                uris=[str(entry.spiffe_id)],
+                dns=entry.dns_names,
+                key=_PublicHalf(key),  # type: ignore[arg-type]
+                not_before=now - BACKDATE,
+                not_after=not_after,
             )
-            for service in self._contract.DESCRIPTOR.services_by_name.values()
+            .chain
         )
+        leaf = Leaf(
+            serial=chain[0].serial_number,
+            spiffe_id=entry.spiffe_id,
+            entry_id=entry.id,
+            holder=holder,
+            intermediate_id=authority_id(self.issuers[-1]),
+            root_id=authority_id(self.roots[-1]),
+            issued_at=now,
+            not_after=not_after,
+        )
+        return Issued(leaf=leaf, chain=chain)
 
 
-@contextmanager
-def scripted_server(path: Path, contract: ModuleType) -> Iterator[ScriptedServer]:
-    """The server on this socket, until the end of the block."""
-    scripted = ScriptedServer(str(path), contract)
-    server = grpc.server(ThreadPoolExecutor(max_workers=4), handlers=scripted.handlers())
-    server.add_insecure_port(f"unix:{path}")
-    server.start()
-    try:
-        yield scripted
-    finally:
-        server.stop(None).wait()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptedAttestor:
+    """The WorkloadAttestor port: `facts` by socket name, dead when there are none. `asked` has the sockets of all whom it read."""
+
+    facts: dict[str, frozenset[Selector]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    def sees(self, socket: str, *selectors: str) -> None:
+        """From now on, who dialled this socket has these selectors."""
+        self.facts[socket] = frozenset(map(Selector.parse, selectors))
+
+    async def attest(self, peer: UnixPeer, wanted: frozenset[Selector]) -> tuple[frozenset[Selector], tuple[str, ...]]:
+        self.asked.append(peer.socket)
+        await asyncio.sleep(0)
+        if peer.socket not in self.facts:
+            raise NotAuthorized(f"{peer} has ended")
+        hashes = {each for each in self.facts[peer.socket] if each.value.startswith("sha256:")}
+        if not any(each.value.startswith("sha256:") for each in wanted):
+            return self.facts[peer.socket] - hashes, ()
+        return self.facts[peer.socket], ()
+
+
+def authority_id(authority: CA) -> str:
+    """The id of an authority: its subject key identifier in hex."""
+    return x509.SubjectKeyIdentifier.from_public_key(authority.key.public_key()).digest.hex()

@@ -1,0 +1,94 @@
+"""What one process provably holds, derived from what its streams report. Pure bookkeeping: no clock, no I/O.
+
+Rules:
+- A stream tells of one resource at a time, so a report replaces only what it names: a bundle the bundle, a leaf the leaf of its entry.
+- The process holds a bundle when all its streams that carry one report the same. Once none is left, the last word counts.
+- A superseded leaf is replaced once no stream holds it. What a stream held when it ended stays in use until some stream reports the
+  newest leaf of that entry: the process may still use it, and is perhaps about to reconnect.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from meshca.model import HolderReport, Leaf
+from sds.provider import Proof
+
+
+@dataclass(slots=True, eq=False)
+class StreamHolding:
+    """What one stream reported last: the digest of a bundle ("" for none yet), and a serial for each entry id."""
+
+    bundle: str = ""
+    serials: dict[str, int] = field(default_factory=dict)
+
+
+class Holding:
+    """The ledger of one process. `report` tells what is new since it was last called."""
+
+    def __init__(self, holder: str) -> None:
+        self._holder = holder
+        self._streams: set[StreamHolding] = set()
+        self._leaves: dict[int, Leaf] = {}
+        self._newest: dict[str, int] = {}
+        self._left: set[int] = set()
+        self._bundle = ""
+
+    @property
+    def bundle(self) -> str:
+        """The digest of the bundle that the whole process held at the last report, "" where that is not known."""
+        return self._bundle
+
+    def streams_with(self, serial: int) -> int:
+        """How many open streams hold the leaf."""
+        return sum(serial in stream.serials.values() for stream in self._streams)
+
+    def open(self) -> StreamHolding:
+        """Count one more stream, which holds nothing yet."""
+        stream = StreamHolding()
+        self._streams.add(stream)
+        return stream
+
+    def close(self, stream: StreamHolding) -> None:
+        """Count one stream less. What it held may still be in use."""
+        self._streams.discard(stream)
+        self._left.update(stream.serials.values())
+
+    def issued(self, leaf: Leaf) -> None:
+        """A leaf was issued, and supersedes the earlier ones of its entry."""
+        self._leaves[leaf.serial] = leaf
+        self._newest[leaf.entry_id] = leaf.serial
+
+    def expire(self, now: datetime) -> None:
+        """Forget the leaves that have expired: nobody asks for them any more."""
+        self._leaves = {serial: leaf for serial, leaf in self._leaves.items() if now < leaf.not_after}
+        self._newest = {entry_id: serial for entry_id, serial in self._newest.items() if serial in self._leaves}
+        self._left &= self._leaves.keys()
+
+    def delivered(self, stream: StreamHolding, proof: Proof) -> None:
+        """A stream's peer holds this now. Serials that are not known are ignored."""
+        stream.bundle = proof.bundle or stream.bundle
+        for serial in proof.serials & self._leaves.keys():
+            entry_id = self._leaves[serial].entry_id
+            stream.serials[entry_id] = serial
+            if serial == self._newest.get(entry_id):
+                self._left -= {left for left in self._left if self._leaves[left].entry_id == entry_id}
+
+    def report(self) -> HolderReport | None:
+        """Tell what changed since the last report, None if nothing did."""
+        replaced = frozenset(filter(self._is_replaced, self._leaves))
+        bundle = self._held_bundle()
+        if bundle == self._bundle and not replaced:
+            return None
+        self._bundle = bundle
+        self._leaves = {serial: leaf for serial, leaf in self._leaves.items() if serial not in replaced}
+        return HolderReport(holder=self._holder, bundle=bundle, replaced=replaced)
+
+    def _held_bundle(self) -> str:
+        carried = {stream.bundle for stream in self._streams} - {""}
+        if not carried:
+            return self._bundle
+        return carried.pop() if len(carried) == 1 else ""
+
+    def _is_replaced(self, serial: int) -> bool:
+        superseded = self._newest.get(self._leaves[serial].entry_id) != serial
+        return superseded and serial not in self._left and not self.streams_with(serial)
