@@ -36,6 +36,7 @@ class Telemetry:
 
     def __init__(self, *, version: str) -> None:
         self.registry = CollectorRegistry()
+        self.open_streams = 0
         self._count_issuance()
         self._count_streams()
         self._gauge_standing()
@@ -100,10 +101,12 @@ class Telemetry:
     def stream_opened(self, service: Service) -> None:
         """See Observer."""
         self._streams.labels(service).inc()
+        self.open_streams += 1
 
     def stream_closed(self, service: Service) -> None:
         """See Observer."""
         self._streams.labels(service).dec()
+        self.open_streams -= 1
 
     def pushed(self, service: Service) -> None:
         """See Observer."""

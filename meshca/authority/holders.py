@@ -103,6 +103,11 @@ class Ledger:
         """Since when no live leaf is below the authority, if there ever was one; None while there is, or never was."""
         return None if self._live.get(authority_id) else self._freed.get(authority_id)
 
+    def earliest_expiry(self) -> datetime | None:
+        """When the first live leaf ends; None while there is none."""
+        ends = (leaf.not_after for process in self._processes.values() for leaf in process.leaves.values())
+        return min(ends, default=None)
+
     def names(self) -> frozenset[str]:
         """The names of all holders."""
         return frozenset(self._processes)

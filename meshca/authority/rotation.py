@@ -173,6 +173,20 @@ class Rotation:
             await self._save(with_leaving(slots, present, Leaving.ROTATED))
         await self.tick()
 
+    async def sign_head(self) -> str:
+        """Record the head of the issuance record, signed by the active intermediate. Raises Refused, KeyGone, StoreUnavailable."""
+        signer = self._signer()
+        return await self._recorder.sign_head(self._keys.load(signer.id), signer.certificate)
+
+    async def prune_record(self, before: datetime) -> tuple[int, str]:
+        """Prune the issuance record, leaving a signed anchor; return how many links went, and the head after."""
+        signer = self._signer()
+        return await self._recorder.prune(before, self._keys.load(signer.id), signer.certificate)
+
+    def self_test(self) -> None:
+        """Sign and verify a throwaway. Raises Refused, IssuanceRefused, KeyGone."""
+        self._issuer.self_test(self.slots.trust_domain, self._signer())
+
     def alarms(self, now: datetime) -> tuple[str, ...]:
         """What a person must look at, in sentences."""
         behind = self._ledger.behind(self.slots.bundle.digest, now)
@@ -204,6 +218,12 @@ class Rotation:
         await self.tick()
         leaves = self._ledger.live_under(slot.id, self._clock.now())
         return (f"{leaves} leaves below it are replaced first, then it is dropped",)
+
+    def _signer(self) -> Slot:
+        active = self.slots.active(Kind.INTERMEDIATE)
+        if active is None:
+            raise Refused("no intermediate is active: nothing can be signed")
+        return active
 
     def _check_room(self, kind: Kind) -> None:
         if kind is Kind.ROOT and len(self.slots.of(Kind.ROOT)) >= MAX_ROOTS:

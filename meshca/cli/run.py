@@ -51,16 +51,14 @@ def up(
     from meshca.cli.config import read
     from meshca.wiring import run_up
 
-    run_up(
-        read(
-            config,
-            trust_domain=trust_domain,
-            data_dir=data_dir,
-            socket=socket,
-            admin_socket=admin_socket,
-            log_format=log_format,
-        )
-    )
+    flags = {
+        "trust_domain": trust_domain,
+        "data_dir": data_dir,
+        "socket": socket,
+        "admin_socket": admin_socket,
+        "log_format": log_format,
+    }
+    run_up(lambda: read(config, **flags))
 
 
 @app.command()

@@ -1,8 +1,6 @@
-"""What all admin calls have in common: a request id, one table that turns errors into statuses, one log line at the end."""
+"""What all admin calls have in common: one table that turns errors into statuses, one log line at the end."""
 
-import contextvars
 import logging
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +22,6 @@ from sds.errors import SDSError
 from spiffe.errors import SpiffeError
 
 logger = logging.getLogger(__name__)
-
-request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 
 # Records an administrator's wish before it is carried out: operation, caller, facts. Raises StoreUnavailable, and then nothing is done.
 Note = Callable[..., Awaitable[None]]
@@ -55,7 +51,7 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Give each call a request id, turn what it raises into a status, and log how it ended: one event a line."""
+    """Turn what a call raises into a status, and log how it ended: one event a line."""
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         """Wrap the handler of a call; see grpc.aio.ServerInterceptor."""
@@ -75,7 +71,6 @@ class Outcomes(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
 
 def _unary(behaviour: Callable[[Any, Any], Awaitable[Any]], method: str) -> Callable[[Any, Any], Awaitable[Any]]:
     async def call(request: Any, context: Any) -> Any:
-        request_id.set(secrets.token_hex(8))
         try:
             response = await behaviour(request, context)
         except Exception as error:  # the one place where errors become statuses
@@ -91,7 +86,6 @@ def _streaming(
     behaviour: Callable[[Any, Any], AsyncIterator[Any]], method: str
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-        request_id.set(secrets.token_hex(8))
         try:
             async for response in behaviour(request, context):
                 yield response

@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
-from meshca.authority.record import Record
+from meshca.authority.recorder import Recorder
+from meshca.authority.rotation import Rotation
 from meshca.errors import InvalidInput
 from meshca.model import AuditKind, AuditQuery
 from meshca.ports import AuditLog
@@ -20,9 +21,10 @@ PAGE = 1000
 class AuditAPI(rpc.AuditServicer):
     """The Audit service."""
 
-    def __init__(self, *, log: AuditLog, record: Record, note: Note, identify: Identify) -> None:
+    def __init__(self, *, log: AuditLog, record: Recorder, rotation: Rotation, note: Note, identify: Identify) -> None:
         self._log = log
         self._record = record
+        self._rotation = rotation
         self._note = note
         self._identify = identify
 
@@ -50,7 +52,7 @@ class AuditAPI(rpc.AuditServicer):
         if before is None:
             raise InvalidInput("prune needs a time: records from before it are removed")
         await self._note("audit.prune", self._identify(context), before=before.isoformat())
-        removed, anchor = await self._record.prune(before)
+        removed, anchor = await self._rotation.prune_record(before)
         return pb.PruneResponse(removed=removed, anchor=anchor)
 
 

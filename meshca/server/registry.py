@@ -56,7 +56,7 @@ class Registry:
 
     async def create(self, entry: Entry) -> Entry:
         """Add an entry. Raises InvalidInput, AlreadyExists."""
-        self._check(entry)
+        self.check(entry)
         await self.entry_store.create(entry)
         self._keep([entry])
         return entry
@@ -64,7 +64,7 @@ class Registry:
     async def update(self, entry: Entry) -> Entry:
         """Replace the entry of that id. Raises InvalidInput, NotFound, AlreadyExists."""
         self.get(entry.id)
-        self._check(entry)
+        self.check(entry)
         await self.entry_store.update(entry)
         self._keep([entry])
         return entry
@@ -89,7 +89,7 @@ class Registry:
     async def apply(self, wanted: Sequence[Entry], source: str, *, prune: bool, dry_run: bool) -> Applied:
         """Make the entries of `source` those wanted, all or nothing; what others applied is never touched. Raises as `create` does."""
         for entry in wanted:
-            self._check(entry)
+            self.check(entry)
         plan = plan_apply(self.entries, wanted, source, prune=prune)
         if not dry_run and (plan.created or plan.updated or plan.deleted):
             put = [*plan.created, *plan.updated]
@@ -136,7 +136,7 @@ class Registry:
         self.entries = tuple(sorted(kept.values(), key=lambda entry: (entry.created_at, entry.id)))
         self.on_change()
 
-    def _check(self, entry: Entry) -> None:
+    def check(self, entry: Entry) -> None:
         """Raise InvalidInput unless this server can serve the entry."""
         if entry.spiffe_id.trust_domain != self.trust_domain:
             raise InvalidInput(f"{entry.spiffe_id} is not in our trust domain {self.trust_domain}")

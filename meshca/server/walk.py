@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from meshca.model import Kind, Slot, Slots, State
+from meshca.model import Activation, Kind, Leaving, Slot, Slots, State
 
 LiveUnder = Callable[[str], int]
 
@@ -62,11 +62,11 @@ class Walk:
 def following(slot: Slot, *, behind: int, live: int) -> str:
     """What comes next for an authority, and after what."""
     match slot.state:
-        case State.PREPARED if not slot.automatic:
+        case State.PREPARED if slot.activation is Activation.BY_HAND:
             return f"waits for `meshca authority activate {slot.id}`"
         case State.PREPARED:
             return f"becomes active: {_waiting(behind)}"
-        case State.ACTIVE if slot.replace_leaves:
+        case State.ACTIVE if slot.leaving is not Leaving.NO:
             return "is replaced as soon as its successor is ready"
         case State.ACTIVE:
             return "signs; its successor is prepared at half of its life"

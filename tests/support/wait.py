@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 
-async def until(condition: Callable[[], Any] | Callable[[], Awaitable[Any]], *, within: float = 20.0, every: float = 0.02) -> Any:
+async def until(
+    condition: Callable[[], Any] | Callable[[], Awaitable[Any]], *, within: float = 20.0, every: float = 0.02
+) -> Any:
     """Poll until the condition is truthy and return what it gave. Raises AssertionError with its last word after `within` seconds."""
     deadline = time.monotonic() + within
     while True:
