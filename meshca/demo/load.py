@@ -40,21 +40,33 @@ async def keep_asking(port: int, tally: Tally, *, pause: float, kept_alive: bool
     `kept_alive` uses one connection for as long as it lasts; otherwise each request has a connection of its own.
     """
     connection: _Connection | None = None
-    while True:
-        started = time.perf_counter()
-        try:
-            async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
-                connection = connection or await _Connection.open(port)
-                peers = await connection.get()
-        except (OSError, ValueError, EOFError, TimeoutError) as error:
-            tally.failures[f"{type(error).__name__}: {error}"[:120]] += 1
-            connection = _close(connection)
-        else:
-            tally.latencies.append(time.perf_counter() - started)
-            tally.peers |= peers
+    try:
+        while True:
+            connection = await _ask_once(connection, port, tally)
             connection = connection if kept_alive else _close(connection)
-        tally.requests += 1
-        await asyncio.sleep(pause)
+            await asyncio.sleep(pause)
+    finally:
+        _close(connection)
+
+
+async def _ask_once(connection: "_Connection | None", port: int, tally: Tally) -> "_Connection | None":
+    """Send one request and count how it went; the connection for the next, None where it is of no use any more."""
+    started = time.perf_counter()
+    try:
+        async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
+            connection = connection or await _Connection.open(port)
+            peers = await connection.get()
+    except (OSError, ValueError, EOFError, TimeoutError) as error:
+        tally.failures[f"{type(error).__name__}: {error}"[:120]] += 1
+        connection = _close(connection)
+    except asyncio.CancelledError:
+        _close(connection)
+        raise
+    else:
+        tally.latencies.append(time.perf_counter() - started)
+        tally.peers |= peers
+    tally.requests += 1
+    return connection
 
 
 class _Connection:
