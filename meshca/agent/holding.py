@@ -32,10 +32,11 @@ class Holding:
         self._newest: dict[str, int] = {}
         self._left: set[int] = set()
         self._bundle = ""
+        self._told: tuple[str, frozenset[int]] = "", frozenset()
 
     @property
     def bundle(self) -> str:
-        """The digest of the bundle that the whole process held at the last report, "" where that is not known."""
+        """The digest of the bundle that the whole process holds, "" where that is not known."""
         return self._bundle
 
     def streams_with(self, serial: int) -> int:
@@ -67,6 +68,7 @@ class Holding:
     def delivered(self, stream: StreamHolding, proof: Proof) -> None:
         """A stream's peer holds this now. Serials that are not known are ignored."""
         stream.bundle = proof.bundle or stream.bundle
+        self._bundle = self._held_bundle()
         for serial in proof.serials & self._leaves.keys():
             entry_id = self._leaves[serial].entry_id
             stream.serials[entry_id] = serial
@@ -74,20 +76,30 @@ class Holding:
                 self._left -= {left for left in self._left if self._leaves[left].entry_id == entry_id}
 
     def report(self) -> HolderReport | None:
-        """Tell what changed since the last report, None if nothing did."""
+        """Tell what changed since the last report, None if nothing did.
+
+        Leaves alone are not news while no bundle is known: "unknown" would be taken for the word of the process.
+        """
+        self._bundle = self._held_bundle()
         replaced = frozenset(filter(self._is_replaced, self._leaves))
-        bundle = self._held_bundle()
-        if bundle == self._bundle and not replaced:
+        held = frozenset(filter(self._is_held, self._newest.values())) if self._bundle else frozenset()
+        if (self._bundle, held) == self._told and not replaced:
             return None
-        self._bundle = bundle
+        self._told = self._bundle, held
         self._leaves = {serial: leaf for serial, leaf in self._leaves.items() if serial not in replaced}
-        return HolderReport(holder=self._holder, bundle=bundle, replaced=replaced)
+        return HolderReport(holder=self._holder, bundle=self._bundle, held=held, replaced=replaced)
 
     def _held_bundle(self) -> str:
         carried = {stream.bundle for stream in self._streams} - {""}
         if not carried:
             return self._bundle
         return carried.pop() if len(carried) == 1 else ""
+
+    def _is_held(self, newest: int) -> bool:
+        """Whether all streams that carry, or carried at their end, a leaf of this entry have the newest."""
+        entry_id = self._leaves[newest].entry_id
+        carried = {stream.serials[entry_id] for stream in self._streams if entry_id in stream.serials}
+        return carried | {left for left in self._left if self._leaves[left].entry_id == entry_id} == {newest}
 
     def _is_replaced(self, serial: int) -> bool:
         superseded = self._newest.get(self._leaves[serial].entry_id) != serial

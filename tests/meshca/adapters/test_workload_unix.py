@@ -1,0 +1,304 @@
+"""Real processes of several users, attested by what the kernel and /proc say."""
+
+import grp
+import hashlib
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshca.adapters.processes import find_process
+from meshca.adapters.workload_unix import UnixAttestor
+from meshca.model import Selector
+from sds.caller import UnixPeer
+from sds.errors import NotAuthorized
+from sds.peer import Life, read_peer
+from tests.support.children import NOBODY, TREE, python
+from tests.support.values import selectors
+from tests.support.wait import until
+
+PYTHON, CAT, SLEEP, UNSHARE = (
+    os.path.realpath(shutil.which(each)) for each in (sys.executable, "cat", "sleep", "unshare")
+)
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="runs children as other users")
+
+DIALLER = """
+import os, socket, sys
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(sys.argv[1])
+os.set_inheritable(connection.fileno(), True)
+for command in sys.stdin:
+    command = command.split()
+    if command[0] == "exec": os.execv(command[1], command[1:])
+    if command[0] == "setuid": os.setuid(int(command[1]))
+    if command[0] == "fork":
+        if os.fork(): os._exit(0)
+"""
+
+
+ATTEST_AS_NOBODY = """
+import asyncio, concurrent.futures.thread, os, sys
+from meshca.adapters.processes import find_process
+from meshca.adapters.workload_unix import UnixAttestor
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+print(*asyncio.run(UnixAttestor().attest(find_process(int(sys.argv[1])), frozenset())), sep="\\n")
+"""
+
+
+@dataclass(kw_only=True)
+class Child:
+    """A process that dialled us, and can be told to become another."""
+
+    process: subprocess.Popen[str]
+    peer: UnixPeer
+    life: Life
+
+    def tell(self, *words: str) -> None:
+        self.process.stdin.write(" ".join(words) + "\n")
+        self.process.stdin.flush()
+
+    @property
+    def runs(self) -> str:
+        return str(Path(f"/proc/{self.peer.pid}/exe").readlink())
+
+    async def exec(self, *command: str) -> None:
+        """Run another program in the same process."""
+        self.tell("exec", *command)
+        await until(lambda: self.runs == os.path.realpath(command[0]))
+
+
+@pytest.fixture
+def dial(tmp_path: Path) -> Iterator[Callable[..., Child]]:
+    children: list[Child] = []
+    path = tmp_path / "web.sock"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    for each in (path, *path.parents[:3]):
+        each.chmod(0o777)
+
+    def start(*, program: str = sys.executable, **identity: object) -> Child:
+        process = subprocess.Popen(
+            [program, "-c", DIALLER, str(path)], stdin=subprocess.PIPE, text=True, cwd="/", **identity
+        )
+        connection, _ = listener.accept()
+        with connection:
+            peer, life = read_peer(connection, "web")
+        children.append(Child(process=process, peer=peer, life=life))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.life.close()
+        child.process.kill()
+        child.process.communicate()
+    listener.close()
+
+
+@pytest.fixture
+def attestor() -> UnixAttestor:
+    return UnixAttestor()
+
+
+def texts(found: frozenset[Selector]) -> set[str]:
+    return set(map(str, found))
+
+
+def sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+async def test_a_process_has_uid_gid_their_names_its_path_and_its_socket_but_a_hash_only_if_asked(
+    attestor: UnixAttestor, dial: Callable[..., Child]
+):
+    child = dial()
+    found, remarks = await attestor.attest(child.peer, frozenset())
+    uid, gid = os.geteuid(), os.getegid()
+    assert texts(found) >= {
+        f"unix:uid:{uid}",
+        f"unix:gid:{gid}",
+        f"unix:user:{pwd.getpwuid(uid).pw_name}",
+        f"unix:group:{grp.getgrgid(gid).gr_name}",
+        f"unix:path:{PYTHON}",
+        "socket:web",
+    }
+    assert not [each for each in texts(found) if each.startswith("unix:sha256:")]
+    assert remarks == ()
+
+    found, _ = await attestor.attest(child.peer, selectors("unix:sha256:ab"))
+    assert f"unix:sha256:{sha256(child.runs)}" in texts(found)
+
+
+@needs_root
+async def test_a_process_of_another_user_has_its_supplementary_groups_and_no_name_where_there_is_none(
+    attestor: UnixAttestor, dial: Callable[..., Child]
+):
+    child = dial(program=_python_for_all(), user=54321, group=54322, extra_groups=[NOBODY, 54323])
+    found, _ = await attestor.attest(child.peer, frozenset())
+    assert {each for each in texts(found) if "path" not in each} == {
+        "socket:web",
+        "unix:uid:54321",
+        "unix:gid:54322",
+        f"unix:gid:{NOBODY}",
+        "unix:gid:54323",
+        f"unix:group:{grp.getgrgid(NOBODY).gr_name}",
+    }
+
+
+async def test_path_and_hash_are_those_of_the_binary_that_runs_now(attestor: UnixAttestor, dial: Callable[..., Child]):
+    child = dial()
+    await attestor.attest(child.peer, selectors("unix:sha256:ab"))
+    await child.exec(CAT)
+    found, _ = await attestor.attest(child.peer, selectors("unix:sha256:ab"))
+    assert {each for each in texts(found) if each.startswith(("unix:path", "unix:sha256"))} == {
+        f"unix:path:{CAT}",
+        f"unix:sha256:{sha256(CAT)}",
+    }
+
+
+async def test_a_peer_that_ended_is_nobody_although_its_child_keeps_the_connection(
+    attestor: UnixAttestor, dial: Callable[..., Child]
+):
+    child = dial()
+    child.tell("fork")
+    await until(lambda: not child.peer.alive())
+    with pytest.raises(NotAuthorized, match=f"pid {child.peer.pid} .* has ended"):
+        await attestor.attest(child.peer, frozenset())
+
+
+async def test_a_peer_that_ends_while_it_is_read_is_nobody(attestor: UnixAttestor, dial: Callable[..., Child]):
+    child = dial()
+    answers = iter([True, False])
+    with pytest.raises(NotAuthorized, match="has ended"):
+        await attestor.attest(replace(child.peer, alive=lambda: next(answers)), frozenset())
+
+
+async def test_a_peer_that_runs_something_else_at_each_look_is_refused_in_the_end(
+    dial: Callable[..., Child], tmp_path: Path
+):
+    child = dial()
+    program = tmp_path / "program"
+    shutil.copy(CAT, program)
+    await child.exec(str(program))
+
+    class Overtaken(UnixAttestor):
+        """The executable changes whenever it has been hashed."""
+
+        async def _sha256(self, *arguments: Any) -> str:
+            found = await super()._sha256(*arguments)
+            program.touch()
+            return found
+
+    with pytest.raises(NotAuthorized, match="changes what it runs"):
+        await Overtaken().attest(child.peer, selectors("unix:sha256:ab"))
+
+
+async def test_a_deleted_binary_keeps_its_path_and_a_file_that_is_only_named_so_keeps_its_name(
+    attestor: UnixAttestor, dial: Callable[..., Child], tmp_path: Path
+):
+    upgraded, named_so = tmp_path / "program", tmp_path / "other (deleted)"
+    for path in (upgraded, named_so):
+        shutil.copy(CAT, path)
+    one, two = dial(), dial()
+    await one.exec(str(upgraded))
+    two.process.stdin.write("")
+    upgraded.unlink()
+    found, remarks = await attestor.attest(one.peer, frozenset())
+    assert (f"unix:path:{upgraded}" in texts(found), remarks) == (True, ())
+
+    link = tmp_path / "link"
+    link.symlink_to(named_so)
+    await two.exec(str(link))
+    found, _ = await attestor.attest(two.peer, frozenset())
+    assert f"unix:path:{named_so}" in texts(found)
+
+
+@needs_root
+async def test_a_process_that_shows_its_own_file_under_another_name_gets_no_path(
+    attestor: UnixAttestor, dial: Callable[..., Child], tmp_path: Path
+):
+    script = f"mount --bind {CAT} {SLEEP} && exec {SLEEP}"
+    child = dial()
+    child.tell("exec", UNSHARE, "-m", "sh", "-c", script.replace(" ", "${IFS}"))
+    await until(lambda: child.runs == SLEEP or child.process.poll() is not None)
+    if child.process.poll() is not None:
+        pytest.skip("mount namespaces are not allowed here")
+    found, remarks = await attestor.attest(child.peer, frozenset())
+    assert not [each for each in texts(found) if each.startswith("unix:path")]
+    assert "is not the file that we see" in remarks[0]
+
+
+@needs_root
+async def test_a_process_that_changed_its_user_keeps_what_the_kernel_said_at_connect_and_no_more(
+    attestor: UnixAttestor, dial: Callable[..., Child]
+):
+    child = dial()
+    child.tell("setuid", str(NOBODY))
+    await until(lambda: find_process(child.peer.pid).uid == NOBODY)
+    found, remarks = await attestor.attest(child.peer, selectors("unix:sha256:ab"))
+    assert "unix:uid:0" in texts(found)
+    assert f"unix:uid:{NOBODY}" not in texts(found)
+    assert not [each for each in texts(found) if each.startswith(("unix:path", "unix:sha256"))]
+    assert f"now runs as uid {NOBODY}" in remarks[0]
+
+
+async def test_a_binary_that_is_too_large_to_hash_has_a_path_and_a_remark(dial: Callable[..., Child]):
+    child = dial()
+    found, remarks = await UnixAttestor(max_hashed_bytes=10).attest(child.peer, selectors("unix:sha256:ab"))
+    assert f"unix:path:{child.runs}" in texts(found)
+    assert not [each for each in texts(found) if each.startswith("unix:sha256")]
+    assert "above the limit of 10" in remarks[0]
+
+
+async def test_an_entry_that_names_an_interpreter_is_remarked_upon(attestor: UnixAttestor, dial: Callable[..., Child]):
+    child = dial()
+    _, remarks = await attestor.attest(child.peer, selectors(f"unix:path:{child.runs}"))
+    assert remarks == (f"{child.runs} is an interpreter: unix:path says nothing of the script that it runs",)
+    await child.exec(CAT)
+    _, remarks = await attestor.attest(child.peer, selectors(f"unix:path:{child.runs}"))
+    assert remarks == ()
+
+
+@needs_root
+def test_an_agent_that_may_not_look_says_so_and_gives_no_path(dial: Callable[..., Child]):
+    child = dial()
+    command = python(ATTEST_AS_NOBODY, child.peer.pid)
+    printed = subprocess.run(command, cwd=TREE, capture_output=True, text=True, check=True).stdout
+    assert "uid:0" in printed
+    assert "path:" not in printed.splitlines()[0]
+    assert f"/proc/{child.peer.pid}/exe cannot be read (Permission denied)" in printed
+
+
+async def test_a_path_that_cannot_be_written_as_a_selector_gives_a_remark(
+    attestor: UnixAttestor, dial: Callable[..., Child], tmp_path: Path
+):
+    strange, link = tmp_path / "new\nline", tmp_path / "link"
+    shutil.copy(CAT, strange)
+    link.symlink_to(strange)
+    child = dial()
+    await child.exec(str(link))
+    found, remarks = await attestor.attest(child.peer, frozenset())
+    assert not [each for each in texts(found) if each.startswith("unix:path")]
+    assert "there is no unix:path" in remarks[0]
+
+
+@pytest.mark.parametrize("pid", [2**22 + 1])
+def test_a_process_that_does_not_run_is_not_found(pid: int):
+    with pytest.raises(NotAuthorized, match=str(pid)):
+        find_process(pid)
+
+
+def _python_for_all() -> str:
+    """A Python that other users may run; the environment's own may be in a directory of root's."""
+    for each in ("/usr/bin/python3", "/usr/local/bin/python3", sys.executable):
+        if Path(each).exists():
+            return each
+    raise AssertionError("no Python")

@@ -1,0 +1,204 @@
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+
+from meshca.agent.holding import Holding, StreamHolding
+from meshca.model import HolderReport, Leaf
+from sds.provider import Proof
+from tests.support.values import T0, entry
+
+HOLDER = "unix/1/2/web"
+
+
+def leaf(serial: int, entry_id: str = "web", **changes: object) -> Leaf:
+    made = {
+        "serial": serial,
+        "spiffe_id": entry(entry_id).spiffe_id,
+        "entry_id": entry_id,
+        "holder": HOLDER,
+        "intermediate_id": "i",
+        "root_id": "r",
+        "issued_at": T0,
+        "not_after": T0 + timedelta(hours=1),
+    }
+    return Leaf(**made | changes)
+
+
+def proof(*serials: int, bundle: str = "") -> Proof:
+    return Proof(bundle=bundle, serials=frozenset(serials))
+
+
+def report(*replaced: int, bundle: str = "", held: tuple[int, ...] = ()) -> HolderReport:
+    return HolderReport(holder=HOLDER, bundle=bundle, held=frozenset(held), replaced=frozenset(replaced))
+
+
+@pytest.fixture
+def holding() -> Holding:
+    made = Holding(HOLDER)
+    made.issued(leaf(1))
+    return made
+
+
+def test_nothing_is_reported_twice(holding: Holding):
+    stream = holding.open()
+    assert holding.report() is None
+    holding.delivered(stream, proof(1, bundle="a"))
+    assert holding.report() == report(bundle="a", held=(1,))
+    holding.delivered(stream, proof(1, bundle="a"))
+    assert holding.report() is None
+
+
+def test_a_leaf_that_nobody_had_is_replaced_by_the_next_at_once(holding: Holding):
+    holding.issued(leaf(2))
+    assert holding.report() == report(1)
+
+
+def test_a_resource_without_a_bundle_takes_no_bundle_away_and_one_without_leaves_no_leaf(holding: Holding):
+    stream = holding.open()
+    holding.delivered(stream, proof(bundle="a"))
+    holding.delivered(stream, proof(1))
+    holding.delivered(stream, proof(bundle="a"))
+    holding.issued(leaf(2))
+    assert holding.report() == report(bundle="a")
+
+
+def test_a_leaf_counts_as_used_by_a_stream_that_ended_until_another_has_the_newest(holding: Holding):
+    ended, other = holding.open(), holding.open()
+    holding.delivered(ended, proof(1, bundle="a"))
+    holding.close(ended)
+    holding.issued(leaf(2))
+    assert holding.report() == report(bundle="a")
+    holding.delivered(other, proof(1))
+    assert holding.report() is None
+    assert holding.streams_with(1) == 1
+    holding.delivered(other, proof(2))
+    assert holding.report() == report(1, bundle="a", held=(2,))
+
+
+def test_the_leaves_of_two_entries_do_not_replace_each_other(holding: Holding):
+    stream = holding.open()
+    holding.issued(leaf(2, "db"))
+    holding.delivered(stream, proof(1, 2, bundle="a"))
+    holding.issued(leaf(3))
+    assert holding.report() == report(bundle="a", held=(2,))
+    holding.delivered(stream, proof(2, 3))
+    assert holding.report() == report(1, bundle="a", held=(2, 3))
+
+
+def test_streams_that_disagree_prove_nothing_and_the_last_word_outlives_them(holding: Holding):
+    one, two = holding.open(), holding.open()
+    holding.delivered(one, proof(bundle="a"))
+    assert holding.report() == report(bundle="a")
+    holding.delivered(two, proof(bundle="b"))
+    assert holding.report() == report()
+    holding.close(one)
+    assert holding.report() == report(bundle="b")
+    holding.close(two)
+    assert holding.report() is None
+    assert holding.bundle == "b"
+
+
+def test_what_a_short_stream_had_is_not_lost(holding: Holding):
+    stream = holding.open()
+    holding.delivered(stream, proof(1, bundle="a"))
+    holding.close(stream)
+    assert holding.report() == report(bundle="a", held=(1,))
+
+
+def test_an_expired_leaf_is_forgotten(holding: Holding):
+    stream = holding.open()
+    holding.delivered(stream, proof(1))
+    holding.close(stream)
+    holding.issued(leaf(2, not_after=T0 + timedelta(hours=3)))
+    holding.expire(T0 + timedelta(hours=2))
+    holding.delivered(holding.open(), proof(1))
+    assert holding.report() is None
+
+
+@dataclass(eq=False)
+class ModelStream:
+    """A stream as the model knows it: its twin in Holding, and what it reported last."""
+
+    twin: StreamHolding
+    bundle: str = ""
+    serials: dict[str, int] = field(default_factory=dict)
+
+
+class HoldingMachine(RuleBasedStateMachine):
+    """Any order of issuing, streams and reports: nothing that somebody may use is ever reported as replaced."""
+
+    streams = Bundle("streams")
+
+    @initialize()
+    def start(self):
+        self.holding = Holding(HOLDER)
+        self.issued: dict[str, list[int]] = {"web": [], "db": []}
+        self.open: list[ModelStream] = []
+        self.replaced: set[int] = set()
+        self.told = report()
+
+    @rule(entry_id=st.sampled_from(["web", "db"]))
+    def issue(self, entry_id: str):
+        serial = 1 + sum(map(len, self.issued.values()))
+        self.issued[entry_id].append(serial)
+        self.holding.issued(leaf(serial, entry_id))
+
+    @rule(target=streams)
+    def open_stream(self) -> ModelStream:
+        self.open.append(ModelStream(twin=self.holding.open()))
+        return self.open[-1]
+
+    @rule(stream=consumes(streams))
+    def close_stream(self, stream: ModelStream):
+        self.open.remove(stream)
+        self.holding.close(stream.twin)
+
+    @rule(
+        stream=streams,
+        bundle=st.sampled_from(["", "a", "b"]),
+        ages=st.dictionaries(st.sampled_from(["web", "db"]), st.integers(0, 1)),
+    )
+    def deliver(self, stream: ModelStream, bundle: str, ages: dict[str, int]):
+        serials = {of: self.issued[of][-1 - age] for of, age in ages.items() if len(self.issued[of]) > age}
+        known = {of: serial for of, serial in serials.items() if serial not in self.replaced}
+        stream.bundle = bundle or stream.bundle
+        stream.serials |= known
+        self.holding.delivered(stream.twin, proof(*serials.values(), bundle=bundle))
+
+    @rule()
+    def tell(self):
+        told = self.holding.report()
+        if told is not None:
+            self.told = told
+            assert not told.replaced & self.replaced
+            self.replaced |= told.replaced
+        carried = {stream.bundle for stream in self.open} - {""}
+        if carried:
+            assert self.told.bundle == (min(carried) if len(carried) == 1 else "")
+        assert not self.told.held & self.replaced
+        assert self.holding.report() is None
+
+    @invariant()
+    def no_leaf_that_is_newest_or_in_use_is_replaced(self):
+        if hasattr(self, "issued"):
+            newest = {serials[-1] for serials in self.issued.values() if serials}
+            used = {serial for stream in self.open for serial in stream.serials.values()}
+            assert not self.replaced & (newest | used)
+
+    def teardown(self):
+        """In the end, when every stream has the newest leaves, all older ones are replaced."""
+        if not hasattr(self, "issued"):
+            return
+        newest = {of: serials[-1] for of, serials in self.issued.items() if serials}
+        for stream in [*self.open, ModelStream(twin=self.holding.open())]:
+            self.holding.delivered(stream.twin, proof(*newest.values()))
+        self.tell()
+        assert self.replaced == {each for of in self.issued.values() for each in of[:-1]}
+
+
+TestHoldingMachine = HoldingMachine.TestCase
+TestHoldingMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
