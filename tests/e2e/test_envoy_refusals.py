@@ -145,7 +145,13 @@ async def test_a_nack_is_told_once_and_the_same_bytes_are_never_sent_again(tmp_p
         client = await stack.enter_async_context(connect(server.admin_socket))
         await register(client, "spiffe://mesh.local/odd", "socket:odd")
         inbound = Inbound(
-            name="inbound", port=0, address="127.0.0.1", peers=(FRONTEND,), response="hi", secret="ROOTCA"
+            name="inbound",
+            port=0,
+            address="127.0.0.1",
+            peers=(FRONTEND,),
+            response="hi",
+            secret="ROOTCA",  # a bundle where a leaf belongs
+            validation="spiffe://mesh.local",
         )
         spec = spec_of(server.sockets["odd"], inbound)
         envoy = await stack.enter_async_context(running_envoy("odd", spec, tmp_path / "odd", wait=False))
