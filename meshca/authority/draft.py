@@ -7,6 +7,7 @@ Rules:
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -22,10 +23,15 @@ BACKDATE = timedelta(seconds=10)
 LONGEST_SHORTENING = 0.1
 SELF_TEST_PATH = "/meshca/self-test"
 
+_NOBODY = x509.Name([])
+_LONGEST_NAME = 64  # ub-organization-name, RFC 5280 appendix A
+
+Extension = tuple[x509.ExtensionType, bool]  # and whether it is critical
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """What the certificate shall say. Times are whole seconds, UTC, as X.509 has them."""
+    """What the certificate shall say. Times are whole seconds, UTC, as X.509 has them; extensions are in order."""
 
     profile: Profile
     serial: int
@@ -35,26 +41,7 @@ class Draft:
     not_after: datetime
     public_key: PublicKey
     spiffe_id: SpiffeID
-    dns_names: tuple[str, ...] = ()
-    path_length: int | None = None
-    subject_key_id: bytes
-    authority_key_id: bytes | None
-
-    @property
-    def extensions(self) -> tuple[tuple[x509.ExtensionType, bool], ...]:
-        """The extensions by the profile table, each with whether it is critical."""
-        of = self.profile
-        names = profiles.subject_alternative_name(self.spiffe_id, self.dns_names)
-        usage = profiles.extended_key_usage(of)
-        issuer_key = self.authority_key_id
-        return (
-            (profiles.basic_constraints(of, self.path_length), of.basic_constraints_critical),
-            (profiles.key_usage(of), of.key_usage_critical),
-            *([(usage, of.extended_key_usage_critical)] if usage else []),
-            (names, of.san_critical),
-            (x509.SubjectKeyIdentifier(self.subject_key_id), False),
-            *([(x509.AuthorityKeyIdentifier(issuer_key, None, None), False)] if issuer_key else []),
-        )
+    extensions: tuple[Extension, ...]
 
     def builder(self) -> x509.CertificateBuilder:
         """The same for the library that encodes and signs."""
@@ -74,7 +61,7 @@ class Draft:
 
 def draft_root(trust_domain: TrustDomain, key: PublicKey, *, serial: int, now: datetime, lifetime: timedelta) -> Draft:
     """A self-signed root (X5-41). Its ID is the trust domain's own (ID-24 to ID-26)."""
-    key_id = _key_id(key)
+    key_id = x509.SubjectKeyIdentifier.from_public_key(key)
     name = _authority_name(trust_domain, Kind.ROOT, key_id)
     return Draft(
         profile=SIGNING,
@@ -85,8 +72,7 @@ def draft_root(trust_domain: TrustDomain, key: PublicKey, *, serial: int, now: d
         not_after=_whole(now + lifetime),
         public_key=key,
         spiffe_id=trust_domain.id,
-        subject_key_id=key_id,
-        authority_key_id=None,
+        extensions=_extensions(SIGNING, trust_domain.id, key_id),
     )
 
 
@@ -94,7 +80,7 @@ def draft_intermediate(
     issuer: Slot, trust_domain: TrustDomain, key: PublicKey, *, serial: int, now: datetime, lifetime: timedelta
 ) -> Draft:
     """An intermediate below a root, for leaves only: path length 0 (X5-13). Never outlives its root."""
-    key_id = _key_id(key)
+    key_id = x509.SubjectKeyIdentifier.from_public_key(key)
     return Draft(
         profile=SIGNING,
         serial=serial,
@@ -104,9 +90,7 @@ def draft_intermediate(
         not_after=min(_whole(now + lifetime), issuer.not_after),
         public_key=key,
         spiffe_id=trust_domain.id,
-        path_length=0,
-        subject_key_id=key_id,
-        authority_key_id=bytes.fromhex(issuer.id),
+        extensions=_extensions(SIGNING, trust_domain.id, key_id, issuer=issuer, path_length=0),
     )
 
 
@@ -115,8 +99,14 @@ def draft_leaf(
 ) -> Draft:
     """A leaf for an entry. `shorten` (0 to 0.1) takes that share off its life, so that clients without jitter do not renew as a herd.
 
-    Never outlives its issuer. Raises IssuanceRefused("issuer_expiring") when that leaves less than the minimum lifetime.
+    Never outlives its issuer. Raises IssuanceRefused("issuer_expiring") when that leaves less than the minimum lifetime, and
+    IssuanceRefused("clock") when the issuer is not valid yet.
     """
+    if now < issuer.certificate.not_valid_before_utc:
+        raise IssuanceRefused(
+            "clock",
+            f"it is {now:%Y-%m-%dT%H:%M:%SZ}, before intermediate {issuer.id} is valid: was the clock set back?",
+        )
     ends = max(now + ttl * (1 - shorten), now + MIN_LEAF_TTL)
     not_after = min(_whole_up(ends), issuer.not_after)
     if not_after - now < MIN_LEAF_TTL:
@@ -143,6 +133,7 @@ def _leaf(
     serial: int,
     span: tuple[datetime, datetime],
 ) -> Draft:
+    key_id = x509.SubjectKeyIdentifier.from_public_key(key)
     return Draft(
         profile=LEAF,
         serial=serial,
@@ -152,13 +143,34 @@ def _leaf(
         not_after=span[1],
         public_key=key,
         spiffe_id=spiffe_id,
-        dns_names=dns_names,
-        subject_key_id=_key_id(key),
-        authority_key_id=bytes.fromhex(issuer.id),
+        extensions=_extensions(LEAF, spiffe_id, key_id, issuer=issuer, dns_names=dns_names),
     )
 
 
-_NOBODY = x509.Name([])
+def _extensions(
+    profile: Profile,
+    spiffe_id: SpiffeID,
+    key_id: x509.SubjectKeyIdentifier,
+    *,
+    issuer: Slot | None = None,
+    path_length: int | None = None,
+    dns_names: tuple[str, ...] = (),
+) -> tuple[Extension, ...]:
+    """The extensions by the profile table."""
+    names = profiles.subject_alternative_name(spiffe_id, dns_names)
+    issuer_key = [(x509.AuthorityKeyIdentifier(bytes.fromhex(issuer.id), None, None), False)] if issuer else []
+    return (*_usages(profile, path_length), (names, profile.san_critical), (key_id, False), *issuer_key)
+
+
+@cache
+def _usages(profile: Profile, path_length: int | None) -> tuple[Extension, ...]:
+    """What all certificates of a kind have alike: made once, since that takes longer than all the rest of a draft."""
+    usage = profiles.extended_key_usage(profile)
+    return (
+        (profiles.basic_constraints(profile, path_length), profile.basic_constraints_critical),
+        (profiles.key_usage(profile), profile.key_usage_critical),
+        *([(usage, profile.extended_key_usage_critical)] if usage else []),
+    )
 
 
 def _start(issuer: Slot, now: datetime) -> datetime:
@@ -166,20 +178,12 @@ def _start(issuer: Slot, now: datetime) -> datetime:
     return max(_whole(now - BACKDATE), issuer.certificate.not_valid_before_utc)
 
 
-def _authority_name(trust_domain: TrustDomain, kind: Kind, key_id: bytes) -> x509.Name:
+def _authority_name(trust_domain: TrustDomain, kind: Kind, key_id: x509.SubjectKeyIdentifier) -> x509.Name:
     """Says whose and which, for people; the key id makes it unique, as path building by name needs."""
-    common = f"{kind} {key_id.hex()[:16]}"
-    organization = trust_domain.name if len(trust_domain.name) <= _LONGEST_NAME else trust_domain.name[:_LONGEST_NAME]
+    organization, common = trust_domain.name[:_LONGEST_NAME], f"{kind} {key_id.digest.hex()[:16]}"
     return x509.Name(
         [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization), x509.NameAttribute(NameOID.COMMON_NAME, common)]
     )
-
-
-_LONGEST_NAME = 64  # ub-organization-name, RFC 5280 appendix A
-
-
-def _key_id(key: PublicKey) -> bytes:
-    return x509.SubjectKeyIdentifier.from_public_key(key).digest
 
 
 def _whole(at: datetime) -> datetime:

@@ -4,15 +4,15 @@ Rules:
 - The intent is recorded before the key is used and completed after, so that a crash may lose a certificate but never the record of one.
 - A batch shares its two transactions (group commit); one refused order spoils no other. If the intents cannot be recorded, nothing is
   signed; if the completions cannot, nothing leaves.
-- Keys come from the key manager for each batch and are kept nowhere else.
+- Keys come from the key manager. Only that of the intermediate that signs now is kept.
 """
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -23,7 +23,7 @@ from meshca.authority.draft import LONGEST_SHORTENING, Draft, draft_leaf, draft_
 from meshca.authority.lint import compare, lint
 from meshca.authority.record import leaf_facts
 from meshca.authority.recorder import Note, Recorder
-from meshca.csr import read_csr
+from meshca.csr import PublicKey, read_csr
 from meshca.errors import IssuanceRefused
 from meshca.model import AuditKind, AuthorityKey, Entry, Issued, Leaf, Slot
 from meshca.ports import Clock, KeyManager
@@ -50,6 +50,10 @@ class _Ready:
     leaf: Leaf
 
 
+From = TypeVar("From")
+To = TypeVar("To")
+
+
 class Issuer:
     """Signs. `observe` is told how long each stage of a batch took, in CPU seconds."""
 
@@ -60,24 +64,25 @@ class Issuer:
         recorder: Recorder,
         clock: Clock,
         default_ttl: timedelta,
-        observe: Observe | None = None,
+        observe: Observe = lambda _stage, _seconds: None,
     ) -> None:
         self._keys = keys
         self._recorder = recorder
         self._clock = clock
         self._default_ttl = default_ttl
         self._observe = observe
+        self._held: tuple[str, AuthorityKey] | None = None
 
     async def issue(self, orders: Sequence[Order], issuer: Slot) -> tuple[Issued | IssuanceRefused, ...]:
         """Sign leaves under an intermediate: one outcome for each order. Raises StoreUnavailable, KeyGone; then nothing leaves."""
-        now = self._clock.now()
-        prepared = [self._prepare(order, issuer, now) for order in orders]
-        with self._stage("record"):
-            await self._recorder.append([_intent(order, ready) for order, ready in zip(orders, prepared, strict=True)])
-        key = self._keys.load(issuer.id)
-        outcomes = [self._sign_leaf(ready, key, issuer) for ready in prepared]
-        with self._stage("record"):
-            await self._recorder.append(_completions(orders, prepared, outcomes))
+        now, key = self._clock.now(), self._key(issuer.id)
+        proven = self._each("csr", lambda order: (order, read_csr(order.csr)), orders)
+        drafted = self._each("draft", lambda pair: self._draft(*pair, issuer, now), proven)
+        linted = self._each("lint", lambda ready: _linted(ready, issuer), drafted)
+        await self._record([_intent(order, ready) for order, ready in zip(orders, linted, strict=True)])
+        signed = self._each("sign", lambda ready: (ready, _sign(ready.draft, key)), linted)
+        outcomes = self._each("compare", lambda pair: _issued(*pair, issuer), signed)
+        await self._record(_completions(orders, linted, outcomes))
         return tuple(outcomes)
 
     async def sign_authority(self, draft: Draft, key: AuthorityKey, issuer: Slot | None) -> x509.Certificate:
@@ -93,51 +98,51 @@ class Issuer:
         """Sign and verify a throwaway that is already expired; its key is discarded. Raises IssuanceRefused, KeyGone."""
         subject = ec.generate_private_key(ec.SECP256R1())
         draft = draft_self_test(trust_domain, issuer, subject.public_key(), serial=new_serial(), now=self._clock.now())
-        certificate = _sign(draft, self._keys.load(issuer.id))
+        certificate = _sign(draft, self._key(issuer.id))
         compare(draft, certificate)
         certificate.verify_directly_issued_by(issuer.certificate)
 
-    def _prepare(self, order: Order, issuer: Slot, now: datetime) -> _Ready | IssuanceRefused:
-        try:
-            return self._draft(order, issuer, now)
-        except IssuanceRefused as refusal:
-            return refusal
-
-    def _draft(self, order: Order, issuer: Slot, now: datetime) -> _Ready:
-        if now < issuer.certificate.not_valid_before_utc:
-            raise IssuanceRefused(
-                "clock",
-                f"it is {now:%Y-%m-%dT%H:%M:%SZ}, before intermediate {issuer.id} is valid: was the clock set back?",
-            )
-        with self._stage("csr"):
-            key = read_csr(order.csr)
-        with self._stage("draft"):
-            ttl = order.entry.ttl or self._default_ttl
-            draft = draft_leaf(order.entry, issuer, key, serial=new_serial(), now=now, ttl=ttl, shorten=_draw())
-        with self._stage("lint"):
-            lint(draft, issuer)
+    def _draft(self, order: Order, key: PublicKey, issuer: Slot, now: datetime) -> _Ready:
+        ttl = order.entry.ttl or self._default_ttl
+        draft = draft_leaf(order.entry, issuer, key, serial=new_serial(), now=now, ttl=ttl, shorten=_draw())
         return _Ready(draft=draft, leaf=_leaf(order, draft, issuer, now))
 
-    def _sign_leaf(self, ready: _Ready | IssuanceRefused, key: AuthorityKey, issuer: Slot) -> Issued | IssuanceRefused:
-        if isinstance(ready, IssuanceRefused):
-            return ready
-        try:
-            with self._stage("sign"):
-                certificate = _sign(ready.draft, key)
-            with self._stage("compare"):
-                compare(ready.draft, certificate)
-        except IssuanceRefused as refusal:
-            return refusal
-        return Issued(leaf=ready.leaf, chain=(certificate, issuer.certificate))
+    def _key(self, authority_id: str) -> AuthorityKey:
+        """The key of the intermediate that signs. It is kept while that one signs, since to load an RSA key takes long."""
+        if self._held is None or self._held[0] != authority_id:
+            self._held = (authority_id, self._keys.load(authority_id))
+        return self._held[1]
 
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        if self._observe is None:
-            yield
-            return
+    def _each(
+        self, stage: str, step: Callable[[From], To], items: Sequence[From | IssuanceRefused]
+    ) -> list[To | IssuanceRefused]:
+        """Take each item one step further. What is refused stays so and spoils no other."""
         started = time.process_time()
-        yield
-        self._observe(name, time.process_time() - started)
+        taken = [item if isinstance(item, IssuanceRefused) else _tried(step, item) for item in items]
+        self._observe(stage, time.process_time() - started)
+        return taken
+
+    async def _record(self, notes: Sequence[Note]) -> None:
+        started = time.process_time()
+        await self._recorder.append(notes)
+        self._observe("record", time.process_time() - started)
+
+
+def _tried(step: Callable[[From], To], item: From) -> To | IssuanceRefused:
+    try:
+        return step(item)
+    except IssuanceRefused as refusal:
+        return refusal
+
+
+def _linted(ready: _Ready, issuer: Slot) -> _Ready:
+    lint(ready.draft, issuer)
+    return ready
+
+
+def _issued(ready: _Ready, certificate: x509.Certificate, issuer: Slot) -> Issued:
+    compare(ready.draft, certificate)
+    return Issued(leaf=ready.leaf, chain=(certificate, issuer.certificate))
 
 
 def new_serial() -> int:
@@ -206,11 +211,7 @@ def _refusal(order: Order, refusal: IssuanceRefused) -> Note:
 
 
 def _authority_note(draft: Draft, kind: AuditKind) -> Note:
-    facts = {
-        "authority": draft.subject_key_id.hex(),
-        "issuer": draft.issuer.rfc4514_string(),
-        "path_length": draft.path_length,
-    }
+    facts = {"authority": draft.subject.rfc4514_string(), "issuer": draft.issuer.rfc4514_string()}
     return Note(
         kind=kind, facts=facts, serial=f"{draft.serial:x}", spiffe_id=str(draft.spiffe_id), not_after=draft.not_after
     )
