@@ -23,7 +23,7 @@ from meshca.clock import SystemClock
 from meshca.demo import view
 from meshca.demo.application import running_application
 from meshca.demo.envoys import Envoy, running_envoy
-from meshca.demo.load import Tally, keep_asking
+from meshca.demo.load import Tally, added, keep_asking
 from meshca.demo.observe import Changes, look
 from meshca.demo.server import Server, register, running_server
 from meshca.proto import admin_pb2 as pb
@@ -45,27 +45,32 @@ class Demo:
     application: int
     envoys: Mapping[str, Envoy]
     changes: Mapping[str, Changes]
-    load: Tally = field(default_factory=Tally)
+    kept: Tally = field(default_factory=Tally)
+    fresh: Tally = field(default_factory=Tally)
     direct: Tally = field(default_factory=Tally)
     authorities: pb.AuthorityList = field(default_factory=pb.AuthorityList)
     step: str = "starting"
 
     def summary(self) -> dict[str, object]:
         """The figures, all of them measured."""
-        frontend = self.changes["frontend"]
+        frontend, load = self.changes["frontend"], added((self.kept, self.fresh))
         return {
-            "requests": self.load.requests,
-            "failures": self.load.failed,
+            "requests": load.requests,
+            "failures": load.failed,
             "leaf_rotations": sum(each.leaves for each in self.changes.values()),
             "intermediate_rotations": frontend.intermediates,
             "root_rotations": frontend.roots,
-            "peer_ids": sorted(self.load.peers),
-            "p50_ms": round(self.load.quantile(0.5) * 1000, 3),
-            "p99_ms": round(self.load.quantile(0.99) * 1000, 3),
-            "direct_p50_ms": round(self.direct.quantile(0.5) * 1000, 3),
-            "direct_p99_ms": round(self.direct.quantile(0.99) * 1000, 3),
-            "failure_reasons": dict(self.load.failures),
+            "peer_ids": sorted(load.peers),
+            **_quantiles("", load),
+            **_quantiles("kept_alive_", self.kept),
+            **_quantiles("new_connection_", self.fresh),
+            **_quantiles("direct_", self.direct),
+            "failure_reasons": dict(load.failures),
         }
+
+
+def _quantiles(prefix: str, tally: Tally) -> dict[str, float]:
+    return {f"{prefix}p{share}_ms": round(tally.quantile(share / 100) * 1000, 3) for share in (50, 99)}
 
 
 async def demo(seconds: float, *, as_json: bool) -> int:
@@ -129,8 +134,13 @@ async def _run(made: Demo, console: Console, seconds: float) -> None:
     with Live(console=console, refresh_per_second=DRAW_PER_SECOND, transient=False) as screen:
         try:
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as tasks:
-                for port, kept_alive in ((kept, True), (kept, True), (fresh, True), (fresh, False)):
-                    tasks.create_task(keep_asking(port, made.load, pause=PAUSE_SECONDS, kept_alive=kept_alive))
+                for port, tally, kept_alive in (
+                    (kept, made.kept, True),
+                    (kept, made.kept, True),
+                    (fresh, made.fresh, True),
+                    (fresh, made.fresh, False),
+                ):
+                    tasks.create_task(keep_asking(port, tally, pause=PAUSE_SECONDS, kept_alive=kept_alive))
                 tasks.create_task(keep_asking(made.application, made.direct, pause=PAUSE_SECONDS))
                 tasks.create_task(_rotate(made), name="rotate")
                 tasks.create_task(_look(made, screen), name="look")
@@ -154,14 +164,20 @@ async def _look(made: Demo, screen: Live) -> None:
         for name, envoy in made.envoys.items():
             made.changes[name].see(await look(envoy))
         made.authorities = await made.client.authorities.List(pb.Empty())
-        shown = view.live(SystemClock().now(), list(made.changes.items()), made.authorities, made.load, made.step)
+        shown = view.live(
+            now=SystemClock().now(),
+            envoys=list(made.changes.items()),
+            authorities=made.authorities,
+            traffic={"kept alive": made.kept, "new connections": made.fresh, "direct, without a mesh": made.direct},
+            step=made.step,
+        )
         screen.update(shown)
         await asyncio.sleep(LOOK_SECONDS)
 
 
 def _finish(made: Demo, console: Console, *, as_json: bool) -> int:
     figures = made.summary()
-    good = made.load.requests > 0 and not made.load.failed
+    good = bool(figures["requests"]) and not figures["failures"]
     verdict = "[bold green]Not one request failed.[/]" if good else "[bold red]There were failures.[/]"
     console.print(
         f"\n{figures['requests']} requests, {figures['failures']} failures, while {figures['leaf_rotations']} leaves, "

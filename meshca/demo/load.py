@@ -6,6 +6,7 @@ Whatever is not a complete 200 is a failure, with its reason. Nothing is retried
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from meshca.bootstrap import CLIENT_HEADER, SERVER_HEADER
@@ -32,6 +33,17 @@ class Tally:
         """The latency below which that share of the requests lies, in seconds; 0 when there were none."""
         ordered = sorted(self.latencies)
         return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
+
+
+def added(tallies: Iterable[Tally]) -> Tally:
+    """What several loads saw, taken together."""
+    whole = Tally()
+    for each in tallies:
+        whole.requests += each.requests
+        whole.failures += each.failures
+        whole.latencies += each.latencies
+        whole.peers |= each.peers
+    return whole
 
 
 async def keep_asking(port: int, tally: Tally, *, pause: float, kept_alive: bool = True) -> None:

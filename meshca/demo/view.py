@@ -1,6 +1,6 @@
 """The demo's live view and its summary, as rich renderables. Pure: state in, table out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from rich.console import Group, RenderableType
@@ -16,16 +16,21 @@ STATE_STYLE = {"active": "bold green", "prepared": "cyan", "old": "dim", "tainte
 
 
 def live(
-    now: datetime, envoys: Sequence[tuple[str, Changes]], authorities: pb.AuthorityList, load: Tally, step: str
+    *,
+    now: datetime,
+    envoys: Sequence[tuple[str, Changes]],
+    authorities: pb.AuthorityList,
+    traffic: Mapping[str, Tally],
+    step: str,
 ) -> RenderableType:
     """Everything that a person wants to see at once."""
     return Group(
         Panel(_workloads(now, envoys), title="workloads, as their Envoys see themselves", border_style="blue"),
         Panel(_authorities(now, authorities), title="authorities", border_style="blue"),
         Panel(
-            _traffic(load),
-            title="traffic through both Envoys, mutual TLS",
-            border_style="green" if not load.failed else "red",
+            _traffic(traffic),
+            title="traffic from frontend to backend, mutual TLS",
+            border_style="red" if any(each.failed for each in traffic.values()) else "green",
         ),
         Text(f"  {step}", style="italic"),
     )
@@ -42,21 +47,21 @@ def _workloads(now: datetime, envoys: Sequence[tuple[str, Changes]]) -> Table:
 
 
 def _authorities(now: datetime, authorities: pb.AuthorityList) -> Table:
-    table = _table("kind", "id", "state", "expires in", "live leaves", "next")
+    table = _table("kind", "id", "state", "expires in", "live leaves")
     for each in authorities.authorities:
         state = Text(each.state, style=STATE_STYLE.get(each.state, ""))
         left = each.not_after.ToDatetime(tzinfo=now.tzinfo) - now
-        table.add_row(
-            each.kind, each.id[:8], state, f"{left.total_seconds() / 3600:.0f} h", str(each.live_leaves), each.next
-        )
+        table.add_row(each.kind, each.id[:8], state, f"{left.total_seconds() / 3600:.0f} h", str(each.live_leaves))
     return table
 
 
-def _traffic(load: Tally) -> Table:
-    table = _table("requests", "failures", "p50", "p99", "answered by")
-    failures = Text(str(load.failed), style="bold green" if not load.failed else "bold red")
-    quantiles = [f"{load.quantile(share) * 1000:.2f} ms" for share in (0.5, 0.99)]
-    table.add_row(str(load.requests), failures, *quantiles, " ".join(sorted(load.peers)))
+def _traffic(traffic: Mapping[str, Tally]) -> Table:
+    table = _table("connections", "requests", "failures", "p50", "p99", "identities seen")
+    for name, load in traffic.items():
+        failures = Text(str(load.failed), style="bold red" if load.failed else "bold green")
+        quantiles = [f"{load.quantile(share) * 1000:.2f} ms" for share in (0.5, 0.99)]
+        seen = " ".join(sorted(peer.rpartition("/")[2] for peer in load.peers))
+        table.add_row(name, str(load.requests), failures, *quantiles, seen)
     return table
 
 
