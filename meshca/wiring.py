@@ -183,6 +183,7 @@ def _limits(config: Config) -> WorkloadLimits:
     return WorkloadLimits(
         gate=GateLimits(per_uid=limits.connections_per_uid),
         strangers=StrangerLimits(streams_per_uid=limits.unentitled_streams_per_uid, seconds=lifetime),
+        message_bytes=limits.max_message_bytes,
     )
 
 

@@ -57,6 +57,10 @@ def _admit_all(_: UnixPeer) -> None:
     return None
 
 
+def _count_nothing() -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateLimits:
     """How many connections may be open at once."""
@@ -88,9 +92,17 @@ class Gate:
     Use as a context manager, after `raise_open_files`; `open` the sockets once the server has started.
     """
 
-    def __init__(self, *, limits: GateLimits | None = None, admit: Admit = _admit_all) -> None:
+    def __init__(
+        self,
+        *,
+        limits: GateLimits | None = None,
+        admit: Admit = _admit_all,
+        on_shed: Callable[[], None] = _count_nothing,
+    ) -> None:
+        """`on_shed` is called for each connection that is closed at once since a limit was reached; it must not block or raise."""
         self._limits = limits or GateLimits()
         self._admit = admit
+        self._on_shed = on_shed
         self._log = LogLimit(logger)
         self._directory: Path | None = None
         self._capacity = 0
@@ -181,7 +193,7 @@ class Gate:
 
     def _admitted(self, connection: socket.socket, name: str) -> tuple[UnixPeer, Life]:
         if len(self._joints) >= self._capacity:
-            raise NotAuthorized(f"{len(self._joints)} connections are open, which is the limit, or that of open files")
+            raise self._shed(f"{len(self._joints)} connections are open, which is the limit, or that of open files")
         peer, life = read_peer(connection, name)
         try:
             self._check(peer)
@@ -192,9 +204,13 @@ class Gate:
 
     def _check(self, peer: UnixPeer) -> None:
         if self._per_uid[peer.uid] >= self._limits.per_uid:
-            raise NotAuthorized(f"{peer}: {self._limits.per_uid} connections of one user are the limit")
+            raise self._shed(f"{peer}: {self._limits.per_uid} connections of one user are the limit")
         if reason := self._admit(peer):
             raise NotAuthorized(f"{peer}: {reason}")
+
+    def _shed(self, text: str) -> NotAuthorized:
+        self._on_shed()
+        return NotAuthorized(text)
 
     async def _pass_on(self, connection: socket.socket, peer: UnixPeer, life: Life) -> None:
         """Register the peer under a fresh address and join the connection to grpcio's private socket."""

@@ -24,10 +24,9 @@ from sds.workload_header import HeaderCheck
 _MOST_PENDING = 100_000
 _SERVICES = (sds_api.SERVICE, workload_api.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
 
-OPTIONS = (
+_OPTIONS = (
     ("grpc.server.max_pending_requests", _MOST_PENDING),  # a reconnect storm is served, not refused
     ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
-    ("grpc.max_receive_message_length", 1024 * 1024),  # Envoy's first request has 62 KB of node
     ("grpc.max_concurrent_streams", 1000),  # of one connection: many times what a proxy needs
     ("grpc.so_reuseport", 0),
 )
@@ -39,6 +38,8 @@ class WorkloadLimits:
 
     gate: GateLimits = field(default_factory=GateLimits)
     strangers: StrangerLimits = field(default_factory=StrangerLimits)
+    message_bytes: int = 1024 * 1024
+    """The largest message that is taken: Envoy's first request has 62 KB of node."""
     first_svid: float = 5.0
     """Seconds that a new Workload API caller waits for its first SVID before it is told to come again."""
     drain: float = 1.0
@@ -60,15 +61,16 @@ async def serve_workloads(
     """
     limits = limits or WorkloadLimits()
     observer = observer or Silent()
-    async with Gate(limits=limits.gate) as gate:
-        server = grpc.aio.server(interceptors=(HeaderCheck(),), options=OPTIONS)
+    async with Gate(limits=limits.gate, on_shed=observer.connection_shed) as gate:
+        options = (*_OPTIONS, ("grpc.max_receive_message_length", limits.message_bytes))
+        server = grpc.aio.server(interceptors=(HeaderCheck(),), options=options)
         api = WorkloadAPI(
             provider=provider, identify=gate.identify, now=now, observer=observer, patience=limits.first_svid
         )
         secrets = SecretDiscovery(
             provider=provider, identify=gate.identify, now=now, observer=observer, limits=limits.strangers
         )
-        server.add_generic_rpc_handlers((secrets, api.service()))
+        server.add_generic_rpc_handlers((secrets.service(), api.service()))
         status = await _add_health(server)
         reflection.enable_server_reflection(_SERVICES, server)
         server.add_insecure_port(f"unix:{gate.private}")

@@ -6,7 +6,7 @@ Service = Literal["sds", "workload_api"]
 
 
 class Observer(Protocol):
-    """Counts what happens on streams. Methods are called in the event loop: they never block and never raise."""
+    """Counts what happens on streams and connections. Methods are called in the event loop: they never block and never raise."""
 
     def stream_opened(self, service: Service) -> None:
         """A peer opened a stream."""
@@ -17,7 +17,7 @@ class Observer(Protocol):
         ...
 
     def pushed(self, service: Service) -> None:
-        """A message was written, or a resource was answered by its client."""
+        """A message was written."""
         ...
 
     def acked(self, service: Service, seconds: float) -> None:
@@ -30,6 +30,10 @@ class Observer(Protocol):
 
     def denied(self, service: Service) -> None:
         """A caller without an identity was turned away."""
+        ...
+
+    def connection_shed(self) -> None:
+        """A connection was closed at once, since a limit was reached."""
         ...
 
 
@@ -52,4 +56,7 @@ class Silent:
         """See Observer."""
 
     def denied(self, service: Service) -> None:
+        """See Observer."""
+
+    def connection_shed(self) -> None:
         """See Observer."""

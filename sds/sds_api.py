@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from grpc.aio import ServicerContext
@@ -25,17 +25,18 @@ from sds.errors import NotAuthorized, UnusableSecret
 from sds.gate import Identify
 from sds.log_limit import LogLimit
 from sds.observe import Observer
-from sds.provider import Grants, Proof, Provider, Subscription
+from sds.provider import Proof, Provider, Subscription
 from sds.secrets import Selection, flavor_of, render, select
 from sds.xds.resource import SECRET, Node, Resource, Snapshot
 from sds.xds.server import secret_service
-from sds.xds.session import Acked, Event, Held, Nacked
+from sds.xds.session import Acked, Event, Held, Nacked, Sent
 
 SERVICE = "envoy.service.secret.v3.SecretDiscoveryService"
-_FETCH = f"/{SERVICE}/FetchSecrets"
 _MOST_KEPT = 2 * SECRET.most_names
 
 logger = logging.getLogger(__name__)
+
+_Service: TypeAlias = "grpc.GenericRpcHandler[Any, Any]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,12 +142,16 @@ class _Feed:
         return iter(())
 
     def on_event(self, event: Event) -> None:
-        """Report what the caller holds, or log what it refused."""
+        """Count what was sent, report what the caller holds, log what it refused."""
         match event:
+            case Sent():
+                self._shared.observer.pushed("sds")
             case Acked(name=name, proof=Proof() as proof):
-                self._report_ack(name)
+                if (seconds := self._answered(name)) is not None:
+                    self._shared.observer.acked("sds", seconds)
                 self._subscription.delivered(proof)
-            case Held(proof=Proof() as proof):
+            case Held(name=name, proof=Proof() as proof):
+                self._answered(name)
                 self._subscription.delivered(proof)
             case Nacked():
                 self._report_nack(event)
@@ -173,16 +178,15 @@ class _Feed:
             self._made[name] = made
         return made.resource
 
-    def _report_ack(self, name: str) -> None:
+    def _answered(self, name: str) -> float | None:
+        """Return how many seconds ago the secret could first be sent; None if it was answered before."""
         made = self._made.get(name)
-        if made is not None and made.unanswered_since is not None:
-            seconds = asyncio.get_running_loop().time() - made.unanswered_since
-            made.unanswered_since = None
-            self._shared.observer.pushed("sds")
-            self._shared.observer.acked("sds", seconds)
+        if made is None or made.unanswered_since is None:
+            return None
+        since, made.unanswered_since = made.unanswered_since, None
+        return asyncio.get_running_loop().time() - since
 
     def _report_nack(self, refusal: Nacked) -> None:
-        self._shared.observer.pushed("sds")
         self._shared.observer.nacked("sds")
         self._shared.log.warning(
             "secret refused by its client",
@@ -195,8 +199,8 @@ class _Feed:
         )
 
 
-class SecretDiscovery(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
-    """The service, to be added to a server. StreamSecrets, DeltaSecrets, FetchSecrets."""
+class SecretDiscovery:
+    """The service's calls: StreamSecrets, DeltaSecrets, FetchSecrets. `service` makes what is added to a server."""
 
     def __init__(
         self,
@@ -210,13 +214,10 @@ class SecretDiscovery(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # gene
         self._provider = provider
         self._identify = identify
         self._shared = _Shared(now=now, observer=observer, strangers=_Strangers(limits))
-        self._streams = secret_service(self._open)
-        self._fetch = secret_service(partial(self._open, patient=False))
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        """Return the method that was called: see grpc.GenericRpcHandler."""
-        chosen = self._fetch if handler_call_details.method == _FETCH else self._streams
-        return chosen.service(handler_call_details)
+    def service(self) -> _Service:
+        """Return the service, to be added to a server."""
+        return secret_service(self._open, partial(self._open, patient=False))
 
     @asynccontextmanager
     async def _open(
@@ -225,7 +226,8 @@ class SecretDiscovery(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # gene
         """Open the feed of one call. Raises NotAuthorized for a caller without an entry, if the call is not patient."""
         caller = self._identify(context)
         async with self._provider.subscribe(caller) as subscription:
-            _check_patience(subscription.grants.value, patient=patient)
+            if not patient and (denied := subscription.grants.value.denied):
+                raise NotAuthorized(denied)
             feed = _Feed(caller=caller, node=node, subscription=subscription, shared=self._shared)
             self._shared.observer.stream_opened("sds")
             try:
@@ -233,8 +235,3 @@ class SecretDiscovery(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # gene
             finally:
                 feed.close()
                 self._shared.observer.stream_closed("sds")
-
-
-def _check_patience(grants: Grants, *, patient: bool) -> None:
-    if grants.denied and not patient:
-        raise NotAuthorized(grants.denied)

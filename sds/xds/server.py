@@ -15,9 +15,9 @@ import grpc
 from grpc.aio import ServicerContext
 
 from sds.errors import NotAuthorized, SDSError
-from sds.xds.delta import DeltaRequest, DeltaSession
+from sds.xds.delta import DeltaRequest, DeltaResponse, DeltaSession
 from sds.xds.resource import AGGREGATED, SECRET, InvalidRequest, Node, Snapshot, TypeRules
-from sds.xds.session import Event, Request, Response, SotwSession
+from sds.xds.session import Event, Request, Response, Sent, SotwSession
 from sds.xds.wire import read_delta_request, read_request, write_delta_response, write_response
 
 _Method: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -55,7 +55,7 @@ class Feed(Protocol):
         ...
 
     def on_event(self, event: Event) -> None:
-        """Take note of what the client accepted, refused or holds already. Never blocks, never raises."""
+        """Take note of what was sent, and of what the client accepted, refused or holds already. Never blocks, never raises."""
         ...
 
 
@@ -70,7 +70,7 @@ class _Session(Protocol[_Ask_contra]):
 
     def on_snapshot(self, snapshot: Snapshot, /) -> Iterable[Event]: ...
 
-    def next_response(self) -> object | None: ...
+    def next_response(self) -> Response | DeltaResponse | None: ...
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -110,7 +110,12 @@ class _Stream(Generic[_Ask]):
         ):  # the client has left, which the reader is about to hear: nobody writes again
             while (response := self.session.next_response()) is not None:
                 await self.context.write(response)
+                self.feed.on_event(_sent(response))
             self.writing = False
+
+
+def _sent(response: Response | DeltaResponse) -> Sent:
+    return Sent(type_url=response.type_url, names=tuple(resource.name for resource in response.resources))
 
 
 async def _stream(
@@ -127,17 +132,20 @@ async def _stream(
 async def _fetch(open_feed: OpenFeed, content: bytes, context: ServicerContext[Any, Any]) -> Response:
     """Answer at once, with all that was asked for or with the reason why not."""
     request = read_request(content)
+    if not request.names:
+        raise InvalidRequest("resource_names is empty: there is nothing to fetch")
     session = SotwSession(rules=(SECRET,))
     session.on_request(replace(request, version=""))
     async with open_feed(context, request.node) as feed:
         async for snapshot in feed.snapshots():
             session.on_snapshot(snapshot)
             break
-    response = session.next_response()
-    served = {resource.name for resource in response.resources} if response else set()
-    if response is None or not served.issuperset(request.names):
-        raise Unavailable(f"can not be served yet: {sorted(served.symmetric_difference(request.names))}")
-    return response
+        response = session.next_response()
+        missing = set(request.names).difference(_sent(response).names if response else ())
+        if response is None or missing:
+            raise Unavailable(f"can not be served yet: {sorted(missing)}")
+        feed.on_event(_sent(response))
+        return response
 
 
 async def _ending_with_status(context: ServicerContext[Any, Any], call: Coroutine[Any, Any, _T]) -> _T | None:
@@ -170,11 +178,11 @@ def _methods(open_feed: OpenFeed, rules: tuple[TypeRules, ...]) -> tuple[_Method
     )
 
 
-def secret_service(open_feed: OpenFeed) -> _Service:
-    """Return `envoy.service.secret.v3.SecretDiscoveryService`: StreamSecrets, DeltaSecrets and FetchSecrets."""
+def secret_service(open_feed: OpenFeed, open_once: OpenFeed) -> _Service:
+    """Return `envoy.service.secret.v3.SecretDiscoveryService`: StreamSecrets, DeltaSecrets, and FetchSecrets, which opens its feed once."""
 
     async def fetch(content: bytes, context: ServicerContext[Any, Any]) -> Response | None:
-        return await _ending_with_status(context, _fetch(open_feed, content, context))
+        return await _ending_with_status(context, _fetch(open_once, content, context))
 
     stream, delta = _methods(open_feed, (SECRET,))
     unary = grpc.unary_unary_rpc_method_handler(fetch, None, write_response)

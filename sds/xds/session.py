@@ -84,7 +84,15 @@ class Nacked:
     message: str
 
 
-Event = Acked | Held | Nacked
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """A response was written to the client. The stream tells this, not the session, which does not know of writes."""
+
+    type_url: str
+    names: tuple[str, ...]
+
+
+Event = Acked | Held | Nacked | Sent
 
 _Type = TypeVar("_Type")
 _Unit = tuple[str, str]

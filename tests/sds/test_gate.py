@@ -300,7 +300,8 @@ SOFT_LIMIT, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 async def test_connections_beyond_a_limit_are_closed_at_once_and_the_log_says_why(
     tmp_path: Path, limits: GateLimits, caplog: pytest.LogCaptureFixture
 ):
-    async with serving(spec(tmp_path / "s"), limits=limits) as gate:
+    shed: list[None] = []
+    async with serving(spec(tmp_path / "s"), limits=limits, on_shed=lambda: shed.append(None)) as gate:
         connections = [await asyncio.open_unix_connection(tmp_path / "s") for _ in range(2)]
         assert all([await reader.read(1) for reader, _ in connections])
         for _ in range(5):
@@ -310,6 +311,7 @@ async def test_connections_beyond_a_limit_are_closed_at_once_and_the_log_says_wh
         refusals = [record for record in caplog.records if record.message == "connection refused"]
         assert len(refusals) == 1
         assert "limit" in refusals[0].reason
+        assert len(shed) == 5
         connections[0][1].close()
         await until(lambda: gate.connections == 1)
         reader, writer = await asyncio.open_unix_connection(tmp_path / "s")

@@ -11,6 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from sds.errors import SDSError
+from sds.gate import GateLimits
+from sds.listen import WorkloadLimits
 from sds.proto import workload_pb2 as pb
 from sds.proto.workload_pb2_grpc import SpiffeWorkloadAPIStub
 from tests.support.grants import ScriptedProvider
@@ -176,8 +178,19 @@ async def test_a_stream_of_a_process_that_was_killed_ends(tmp_path: Path):
         assert workloads.gate.connections == 0
 
 
-async def test_a_message_larger_than_any_node_is_refused(tmp_path: Path):
-    async with serving(tmp_path) as workloads, workloads.channel() as channel:
+async def test_a_connection_that_is_shed_is_counted(tmp_path: Path):
+    async with serving(tmp_path, limits=WorkloadLimits(gate=GateLimits(total=0))) as workloads:
+        reader, writer = await asyncio.open_unix_connection(workloads.path)
+        assert await reader.read() == b""
+        assert workloads.counts["gate shed"] == 1
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("limits", "size"), [(WorkloadLimits(), 2 * 1024 * 1024), (WorkloadLimits(message_bytes=1000), 2000)]
+)
+async def test_a_message_larger_than_the_limit_is_refused(tmp_path: Path, limits: WorkloadLimits, size: int):
+    async with serving(tmp_path, limits=limits) as workloads, workloads.channel() as channel:
         stream = channel.stream_stream("/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets")()
-        await stream.write(b"x" * 2 * 1024 * 1024)
+        await stream.write(b"x" * size)
         assert await stream.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

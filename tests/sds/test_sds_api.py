@@ -119,6 +119,7 @@ async def test_every_name_is_served_by_both_protocols(workloads: Workloads, stub
     assert set(workloads.provider.proofs) == {Proof(), Proof(bundle=own), Proof(serials=frozenset({svid.serial}))}
     await until(lambda: workloads.counts["sds acked"] == 6)
     assert len(workloads.counts.latencies) == 6
+    assert workloads.counts["sds pushed"] == 1
 
 
 @pytest.mark.parametrize("kind", [Sotw, Delta])
@@ -163,7 +164,7 @@ async def test_a_client_that_comes_back_with_our_version_is_sent_nothing_and_cou
     again = Sotw(stub)
     await again.ask("ROOTCA", version=first.response.version_info)
     await until(lambda: workloads.provider.proofs == [Proof(bundle=bundle_of(workloads.provider.root).digest)])
-    assert workloads.counts["sds acked"] == 1
+    assert workloads.counts["sds acked"] == workloads.counts["sds pushed"] == 1
 
 
 async def test_a_removed_entry_leaves_the_stream_open_and_silent(workloads: Workloads, stub: Any):
@@ -212,6 +213,7 @@ async def test_a_refusal_is_logged_in_the_clients_words_and_not_repeated(
     response = await client.call.read()
     await client.ask("default", nonce=response.nonce, error="KEY_VALUES_MISMATCH")
     await until(lambda: workloads.counts["sds nacked"] == 1)
+    assert workloads.counts["sds pushed"] == 1
     (record,) = [each for each in caplog.records if each.message == "secret refused by its client"]
     assert (record.reason, record.secrets, record.node) == ("KEY_VALUES_MISMATCH", ["default"], "sidecar")
     assert "uid" in record.peer
@@ -232,6 +234,8 @@ async def test_no_key_reaches_the_log(workloads: Workloads, stub: Any, caplog: p
 async def test_fetch_answers_at_once_or_says_why_not(workloads: Workloads, stub: Any):
     response = await stub.FetchSecrets(DiscoveryRequest(type_url=TYPE, resource_names=["default", "ROOTCA"]))
     assert sorted(secrets_in(response)) == ["ROOTCA", "default"]
+    assert workloads.counts["sds pushed"] == 1
+    await refused(stub, grpc.StatusCode.INVALID_ARGUMENT, "resource_names is empty")
     await refused(
         stub, grpc.StatusCode.UNAVAILABLE, "spiffe://example.org/late", "default", "spiffe://example.org/late"
     )

@@ -25,7 +25,7 @@ from sds.errors import NotAuthorized
 from sds.watch import Latest
 from sds.xds.resource import CLUSTER, ENDPOINT, SECRET, Node, Resource, Snapshot, TypeRules
 from sds.xds.server import Feed, aggregated_service, secret_service
-from sds.xds.session import Acked, Event, Held, Nacked
+from sds.xds.session import Acked, Event, Held, Nacked, Sent
 from sds.xds.wire import pack
 from tests.support.wait import until
 
@@ -96,7 +96,9 @@ def routes() -> Source:
 @pytest.fixture
 async def address(source: Source, routes: Source, tmp_path: Path) -> AsyncIterator[str]:
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((secret_service(source.open), aggregated_service(routes.open, routes.types)))
+    server.add_generic_rpc_handlers(
+        (secret_service(source.open, source.open), aggregated_service(routes.open, routes.types))
+    )
     address = f"unix:{tmp_path}/sds.sock"
     server.add_insecure_port(address)
     await server.start()
@@ -147,11 +149,9 @@ async def test_a_state_of_the_world_stream_delivers_updates_and_reports_answers(
     await stream.write(ask("a", answers=second, error="bad certificate"))
     source.wanted.set(secrets(a="3"))
     assert text(await stream.read()) == "3"
-    accepted, refused = source.events
-    assert isinstance(accepted, Acked)
-    assert accepted.proof == ("a", "1")
-    assert isinstance(refused, Nacked)
-    assert refused.message == "bad certificate"
+    assert [event.proof for event in source.events if isinstance(event, Acked)] == [("a", "1")]
+    assert [event.message for event in source.events if isinstance(event, Nacked)] == ["bad certificate"]
+    await until(lambda: source.of_kind(Sent) == [Sent(type_url=SECRET.type_url, names=("a",))] * 3)
     assert [node.id for node in source.nodes] == ["envoy-1"]
     stream.cancel()
 
@@ -171,6 +171,7 @@ async def test_an_incremental_stream_delivers_updates_and_reports_answers(source
     await stream.write(refusal)
     await until(lambda: source.of_kind(Nacked))
     assert [event.names for event in source.events if isinstance(event, Nacked)] == [("b",)]
+    assert source.of_kind(Sent) == [Sent(type_url=SECRET.type_url, names=(name,)) for name in "ab"]
     stream.cancel()
 
 
@@ -197,13 +198,14 @@ async def test_fetch_answers_at_once_with_the_secrets_or_says_which_are_missing(
     for request, code, words in (
         (ask("a", "late"), UNAVAILABLE, "late"),
         (ask(*(f"late{n}" + "x" * 2000 for n in range(50))), UNAVAILABLE, "late"),
-        (ask(), UNAVAILABLE, "not be served"),
+        (ask(), INVALID, "resource_names is empty"),
         (ask(*["n"] * 101), INVALID, "101 names"),
     ):
         with pytest.raises(grpc.aio.AioRpcError, match=words) as failure:
             await stub.FetchSecrets(request)
         assert failure.value.code() is code
     await until(lambda: source.open_feeds == 0)
+    assert source.events == [Sent(type_url=SECRET.type_url, names=("a",))]
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,9 @@ class Counts:
     def denied(self, service: Service) -> None:
         self._count("denied", service)
 
+    def connection_shed(self) -> None:
+        self._count("shed", "gate")
+
 
 @dataclass(slots=True, kw_only=True)
 class Workloads:
