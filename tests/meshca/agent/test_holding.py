@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from meshca.agent.holding import Holding, StreamHolding
+from meshca.authority.holders import Ledger
 from meshca.model import HolderReport, Leaf
 from sds.provider import Proof
 from tests.support.values import T0, entry
@@ -119,6 +120,30 @@ def test_an_expired_leaf_is_forgotten(holding: Holding):
     assert holding.report() is None
 
 
+def test_after_a_restart_a_leaf_of_the_earlier_life_counts_until_all_streams_have_its_successor():
+    ledger, holding, now = Ledger(), Holding(HOLDER), T0 + timedelta(minutes=1)
+    ledger.restore([leaf(1), leaf(2, "db")], T0)
+    ledger.publish("a", T0)
+    successor = leaf(3, issued_at=now)
+    ledger.issued(successor, now)
+    holding.issued(successor)
+    first, second = holding.open(), holding.open()
+
+    def live() -> int:
+        if told := holding.report():
+            ledger.report(told, now)
+        return ledger.live_under("i", now)
+
+    holding.delivered(first, proof(3))
+    assert live() == 3, "it holds the leaf, but not yet the bundle"
+    holding.delivered(second, proof(bundle="a"))
+    assert live() == 2, "the leaf of the other entry may still be in use"
+    assert ledger.behind("a", now) == ()
+    holding.close(first)
+    holding.close(second)
+    assert (live(), ledger.names()) == (2, {HOLDER})
+
+
 @dataclass(eq=False)
 class ModelStream:
     """A stream as the model knows it: its twin in Holding, and what it reported last."""
@@ -180,6 +205,9 @@ class HoldingMachine(RuleBasedStateMachine):
         if carried:
             assert self.told.bundle == (min(carried) if len(carried) == 1 else "")
         assert not self.told.held & self.replaced
+        for serial in self.told.held:
+            entry_id = next(of for of, serials in self.issued.items() if serial in serials)
+            assert {s.serials[entry_id] for s in self.open if entry_id in s.serials} <= {serial}
         assert self.holding.report() is None
 
     @invariant()
@@ -195,8 +223,10 @@ class HoldingMachine(RuleBasedStateMachine):
             return
         newest = {of: serials[-1] for of, serials in self.issued.items() if serials}
         for stream in [*self.open, ModelStream(twin=self.holding.open())]:
-            self.holding.delivered(stream.twin, proof(*newest.values()))
+            stream.bundle, stream.serials = "a", newest
+            self.holding.delivered(stream.twin, proof(*newest.values(), bundle="a"))
         self.tell()
+        assert self.told.held == frozenset(newest.values())
         assert self.replaced == {each for of in self.issued.values() for each in of[:-1]}
 
 
