@@ -24,7 +24,6 @@ class _Side(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self.transport.pause_reading()  # until the other side is there too
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         return _RECEIVED
@@ -62,19 +61,23 @@ class Joint:
         self._on_end = on_end
 
     async def connect(self, near: socket.socket, far: socket.socket) -> None:
-        """Take over both sockets, which must be connected and not block, and let the bytes flow."""
+        """Take over both sockets, which must be connected and not block, and let the bytes flow.
+
+        The near side is paused until the far side is there too: now, and not in `connection_made`, which asyncio of Python 3.11.2
+        (Debian 12) disregards: it read on, and the first bytes were lost.
+        """
         loop = asyncio.get_running_loop()
         near_side, far_side = self._sides
         try:
-            await loop.connect_accepted_socket(lambda: near_side, near)
+            transport, _ = await loop.connect_accepted_socket(lambda: near_side, near)
+            transport.pause_reading()
             await loop.connect_accepted_socket(lambda: far_side, far)
         except BaseException:
             self.abort()
             far.close()
             raise
-        for side in self._sides:
-            if side.transport is not None:
-                side.transport.resume_reading()
+        if near_side.transport is not None:
+            near_side.transport.resume_reading()
 
     def abort(self) -> None:
         """Drop both sockets at once, with whatever was not yet written."""
