@@ -21,7 +21,12 @@ demo: $(STAMP) ## two real Envoys, mutual TLS, every key replaced under load
 	@$(BIN)/meshca demo $(ARGS)
 
 test: $(STAMP) ## the whole test command
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not slow"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under=90
+	$(BIN)/coverage report --fail-under=100 --include='spiffe/*,meshca/authority/*'
+	$(BIN)/python -m pytest -m slow
 
 check: $(STAMP) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
@@ -40,4 +45,4 @@ protos: $(STAMP) ## generate the gRPC stubs anew
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --pyi_out=. sds/proto/*.proto meshca/proto/*.proto
 
 clean: ## forget the environment and all caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage* .hypothesis dist
+	rm -rf $(VENV) .venv-interop .mypy_cache .ruff_cache .pytest_cache .coverage* .hypothesis dist
