@@ -35,6 +35,7 @@ WRITER = "server"
 SELF_TEST_EVERY = timedelta(seconds=20)
 EXPIRE_EVERY = timedelta(seconds=5)
 REAP_EVERY = timedelta(seconds=15)
+ALARMS_EVERY = timedelta(seconds=5)
 SIGN_HEAD_EVERY = timedelta(hours=1)
 LEAF_SHARE = 4
 
@@ -72,6 +73,7 @@ class CAServer:
     def __init__(self, *, config: Config, ports: Ports, telemetry: Telemetry) -> None:
         self._config = config
         self._ports = ports
+        self._alarms: frozenset[str] = frozenset()
         settings = config.authority
         self.ledger = Ledger()
         self.recorder = Recorder(log=ports.audit, clock=ports.clock, writer=WRITER)
@@ -130,6 +132,7 @@ class CAServer:
             "rotation": (self._config.authority.tick, self.rotation.tick),
             "self-test": (SELF_TEST_EVERY, self.readiness.test),
             "expired entries": (EXPIRE_EVERY, self._expire_entries),
+            "alarms": (ALARMS_EVERY, self._tell_alarms),
             "ended processes": (REAP_EVERY, self._reap),
             "audit head": (SIGN_HEAD_EVERY, self.rotation.sign_head),
         }
@@ -199,6 +202,15 @@ class CAServer:
         for name in self.ledger.names():
             if self._ports.is_gone(name):
                 self.ledger.report(HolderReport(holder=name, gone=True), now)
+
+    async def _tell_alarms(self) -> None:
+        """Log each alarm when it begins and when it is over."""
+        alarms = frozenset(self.rotation.alarms(self._ports.clock.now()))
+        for text in alarms - self._alarms:
+            logger.warning("alarm", extra={"alarm": text})
+        for text in self._alarms - alarms:
+            logger.info("alarm over", extra={"alarm": text})
+        self._alarms = alarms
 
     async def _note(self, operation: str, caller: UnixPeer, **facts: Any) -> None:
         """Record an administrator's wish before it is carried out."""
