@@ -148,6 +148,8 @@ class Workloads:
         selectors, remarks = await self._attestor.attest(caller, outlook.index.wanted)
         workload = self._workloads.get(caller.holder) or Workload(caller, outlook.view.trust_domain)
         workload.attested(caller, selectors, remarks, hashed=outlook.hashes)
+        if outlook is not self._outlook:
+            self._stir(workload)  # what was wanted may have changed while it was read
         return workload
 
     # What wakes the loops.

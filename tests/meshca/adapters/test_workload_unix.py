@@ -290,10 +290,15 @@ async def test_a_path_that_cannot_be_written_as_a_selector_gives_a_remark(
     assert "there is no unix:path" in remarks[0]
 
 
-@pytest.mark.parametrize("pid", [2**22 + 1])
-def test_a_process_that_does_not_run_is_not_found(pid: int):
-    with pytest.raises(NotAuthorized, match=str(pid)):
-        find_process(pid)
+async def test_a_process_that_never_dialled_is_found_by_its_pid_and_has_no_socket(attestor: UnixAttestor):
+    found, _ = await attestor.attest(find_process(os.getpid()), frozenset())
+    assert f"unix:path:{PYTHON}" in texts(found)
+    assert not [each for each in texts(found) if each.startswith("socket:")]
+
+
+def test_a_process_that_does_not_run_is_not_found():
+    with pytest.raises(NotAuthorized, match="pid 4194305 cannot be seen"):
+        find_process(2**22 + 1)
 
 
 def _python_for_all() -> str:

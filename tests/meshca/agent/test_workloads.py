@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshca.agent.workloads import LIFE_CHECK_SECONDS, Workloads
 from meshca.errors import IssuanceRefused, NotFound
-from meshca.model import Entry, HolderReport
+from meshca.model import Entry, HolderReport, Issued
 from sds.caller import UnixPeer
 from sds.errors import NotAuthorized
 from sds.peer import start_time
@@ -43,9 +43,9 @@ def caller(socket: str = "web", pid: int = 0) -> UnixPeer:
 class Stage:
     """What a story plays on."""
 
-    def __init__(self) -> None:
+    def __init__(self, authority: type[ScriptedAuthority] = ScriptedAuthority) -> None:
         self.clock = FakeClock()
-        self.authority = ScriptedAuthority(clock=self.clock)
+        self.authority = authority(clock=self.clock)
         self.attestor = ScriptedAttestor()
         self.attestor.sees("web", "socket:web")
         self.workloads = Workloads(
@@ -66,14 +66,19 @@ class Stage:
         return [request.entry_id for batch in self.authority.batches for request in batch]
 
 
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    made = Stage()
-    task = asyncio.create_task(made.workloads.run())
-    yield made
+@asynccontextmanager
+async def played(stage: Stage) -> AsyncIterator[Stage]:
+    task = asyncio.create_task(stage.workloads.run())
+    yield stage
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with played(Stage()) as made:
+        yield made
 
 
 @asynccontextmanager
@@ -363,6 +368,68 @@ async def test_a_process_that_runs_another_binary_loses_what_relied_on_the_first
             await granted(again, "/b")
 
 
+async def test_a_process_is_read_again_for_each_stream_and_loses_all_that_relied_on_what_can_no_longer_be_read(
+    stage: Stage,
+):
+    stage.authority.start(web(selectors=selectors("unix:path:/bin/a")))
+    stage.attestor.sees("web", "unix:path:/bin/a")
+    connection = caller()
+    async with streams(stage, connection) as [stream]:
+        await granted(stream, "/web")
+        asked = len(stage.attestor.asked)
+        del stage.attestor.facts["web"]
+        async with streams(stage, connection) as [second]:
+            assert second.grants.value.denied
+        assert stream.grants.value.denied
+        assert len(stage.attestor.asked) == asked + 1
+
+
+async def test_a_process_that_is_found_dead_when_it_is_read_again_is_gone(stage: Stage):
+    stage.authority.start(web(selectors=selectors("unix:path:/bin/a")))
+    stage.attestor.sees("web", "unix:path:/bin/a")
+    process = await asyncio.create_subprocess_exec(*python("input()"), stdin=asyncio.subprocess.PIPE)
+    peer = caller(pid=process.pid)
+    async with streams(stage, peer) as [stream]:
+        await granted(stream, "/web")
+        await process.communicate(b"\n")
+        del stage.attestor.facts["web"]
+        stage.authority.rotate_intermediate()
+        assert "has ended" in (await denied(stream)).denied
+        await until(lambda: stage.authority.holder(peer.holder).gone)
+
+
+async def test_a_leaf_that_comes_for_a_process_that_has_ended_meanwhile_is_nobodys(stage: Stage):
+    stage.authority.start(web())
+    stage.authority.open.clear()
+    process = await asyncio.create_subprocess_exec(*python("input()"), stdin=asyncio.subprocess.PIPE)
+    peer = caller(pid=process.pid)
+    async with streams(stage, peer):
+        await until(lambda: stage.authority.batches)
+        await process.communicate(b"\n")
+    await until(lambda: stage.authority.holder(peer.holder).gone)
+    told = len(stage.authority.reports)
+    stage.authority.open.set()
+    await until(lambda: len(stage.authority.reports) > told)  # for by now the CA counts one more leaf of it
+    assert stage.authority.reports[-1] == HolderReport(holder=peer.holder, gone=True)
+    await until(lambda: not stage.workloads._workloads)
+
+
+class ConfusedAuthority(ScriptedAuthority):
+    """Signs for another key than it was asked to."""
+
+    def _sign(self, made: Entry, _: Any, holder: str) -> Issued:
+        return super()._sign(made, ec.generate_private_key(ec.SECP256R1()).public_key(), holder)
+
+
+async def test_a_certificate_for_another_key_is_never_served(caplog: pytest.LogCaptureFixture):
+    async with played(Stage(ConfusedAuthority)) as stage:
+        stage.authority.start(web())
+        async with streams(stage, caller()) as [stream]:
+            await until(lambda: caplog.records)
+            assert stream.grants.value.pending
+    assert "private key is not that of the leaf" in caplog.records[0].reason
+
+
 async def test_a_process_whose_entries_want_only_what_the_kernel_vouches_for_is_read_once(stage: Stage):
     stage.authority.start(web(), entry("p", selectors=selectors("unix:path:/bin/p")))
     async with streams(stage, caller()) as [stream]:
@@ -386,6 +453,16 @@ async def test_a_late_entry_that_wants_a_hash_is_granted_only_if_the_process_sti
         await until(lambda: len(stage.attestor.asked) >= 2)
         await settled(stage)
         assert ids(stream.grants.value) == expected
+
+
+async def test_an_entry_that_comes_while_a_caller_is_attested_counts(stage: Stage):
+    stage.authority.start()
+    stage.attestor.sees("web", "unix:path:/bin/a", "unix:sha256:aa")
+    async with AsyncExitStack() as stack:
+        subscribing = asyncio.create_task(stack.enter_async_context(stage.workloads.subscribe(caller())))
+        await until(lambda: stage.attestor.asked, every=0)
+        stage.authority.change(entries=(web(selectors=selectors("unix:sha256:aa")),))
+        await granted(await subscribing, "/web")
 
 
 async def test_the_default_stays_until_the_new_default_has_its_leaf(stage: Stage):
