@@ -2,23 +2,26 @@
 
 Rules:
 - Each step ends with one save; what was done before it (a key made, a certificate signed) harms nobody if the save never comes.
+- A save that did not end well may have been done all the same: before anything else is decided, the journal is read again.
 - A key is destroyed after its authority has left the journal; keys that no authority has are destroyed at start.
 - Everything that changes an authority is recorded. One thing at a time.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 from cryptography import x509
 
+from meshca.authority import wishes
+from meshca.authority.alarms import alarms
 from meshca.authority.draft import Draft, draft_intermediate, draft_root
 from meshca.authority.holders import Ledger
 from meshca.authority.issue import Issuer, new_serial
 from meshca.authority.recorder import Note, Recorder
 from meshca.authority.slots import (
-    MAX_ROOTS,
     Activate,
     Drop,
     Facts,
@@ -28,16 +31,15 @@ from meshca.authority.slots import (
     Step,
     activation_of,
     next_step,
-    with_activation,
     with_active,
-    with_leaving,
     with_prepared,
     with_retired,
     without,
 )
+from meshca.authority.wishes import get
 from meshca.csr import PublicKey
-from meshca.errors import CannotStart, KeyGone, NotFound, Refused
-from meshca.model import Activation, AuditKind, KeyType, Kind, Leaving, Slot, Slots, State
+from meshca.errors import CannotStart, KeyGone, Refused
+from meshca.model import Activation, AuditKind, AuthorityKey, KeyType, Kind, Slot, Slots, State
 from meshca.ports import Clock, Journal, KeyManager
 from spiffe.id import TrustDomain
 
@@ -74,66 +76,37 @@ class Rotation:
         self._on_change = on_change
         self._lock = asyncio.Lock()
         self._lost: frozenset[str] = frozenset()
+        self._unreadable: frozenset[str] = frozenset()
+        self._unsure = True
         self.slots = Slots(trust_domain=trust_domain)
 
     async def start(self) -> None:
         """Load the journal and do what is due. Raises CannotStart when the store is another trust domain's, or the keys another store's."""
-        saved = await self._journal.load()
-        if saved is not None and saved.trust_domain != self.slots.trust_domain:
-            raise CannotStart(
-                f"the store is of trust domain {saved.trust_domain}, the configuration says {self.slots.trust_domain}: "
-                "a trust domain is never renamed; use another data directory for another one"
-            )
-        if saved is None and self._keys.key_ids():
-            raise CannotStart(
-                "there are keys of authorities, but the store is new: restore the store they belong to, or move them away"
-            )
-        self.slots = saved or self.slots
-        for orphan in self._keys.key_ids() - {slot.id for slot in self.slots.slots}:
-            self._keys.delete(orphan)
-        self._changed()
         await self.tick()
 
     async def tick(self) -> None:
-        """Do everything that is due. Raises StoreUnavailable, IssuanceRefused; what was done before stays done."""
-        async with self._lock:
+        """Do everything that is due. Raises StoreUnavailable, IssuanceRefused, KeyGone; what was done before stays done."""
+        async with self._turn():
             self._ledger.expire(self._clock.now())
-            self._lost = frozenset(slot.id for slot in self.slots.slots if self._is_lost(slot))
+            self._lost = self._without_key()
             while step := next_step(self.slots, self._facts(), self._rules(), self._clock.now()):
                 await self._perform(step)
 
     async def prepare(self, kind: Kind) -> Slot:
         """Make a successor that waits for `activate`. Raises Refused while one is prepared, or three roots are published."""
-        async with self._lock:
-            root = self.slots.active(Kind.ROOT)
-            waiting = [
-                s for s in self.slots.of(kind, State.PREPARED) if kind is Kind.ROOT or (root and s.issuer_id == root.id)
-            ]
-            if waiting:
-                raise Refused(
-                    f"{kind} {waiting[0].id} is prepared already: `meshca authority activate {waiting[0].id}`, or revoke it"
-                )
-            self._check_room(kind)
-            if root is None:
-                raise Refused("there is no active root yet")
-            step = Prepare(kind=kind, root_id="" if kind is Kind.ROOT else root.id)
-            return await self._prepare(step, Activation.BY_HAND)
+        async with self._turn():
+            return await self._prepare(wishes.prepare(self.slots, kind), Activation.BY_HAND)
 
     async def activate(self, slot_id: str, *, force: bool) -> tuple[str, ...]:
         """Let a prepared authority sign as soon as every holder has the bundle, or at once with force. Raises NotFound, Refused."""
-        async with self._lock:
-            slot = self._get(slot_id)
-            if slot.state is not State.PREPARED:
-                raise Refused(f"{slot.kind} {slot_id} is {slot.state}, only a prepared authority can be activated")
-            await self._save(with_activation(self.slots, slot_id, Activation.AT_ONCE))
-            while force and self._get(slot_id).state is State.PREPARED:
+        async with self._turn():
+            await self._save(wishes.activate(self.slots, slot_id))
+            while force and (slot := get(self.slots, slot_id)).state is State.PREPARED:
                 await self._perform(activation_of(self.slots, slot) if slot.kind is Kind.ROOT else Activate(id=slot_id))
         await self.tick()
         behind = len(self._ledger.behind(self.slots.bundle.digest, self._clock.now()))
-        if self._get(slot_id).state is State.ACTIVE:
-            return (
-                ("it signs from now on",) if not force else (f"it signs from now on; {behind} holders may not know it",)
-            )
+        if get(self.slots, slot_id).state is not State.PREPARED:
+            return (f"it signs from now on; {behind} holders may not know it" if behind else "it signs from now on",)
         return (
             f"it signs as soon as {behind} more holders have the new bundle"
             if behind
@@ -142,22 +115,18 @@ class Rotation:
 
     async def taint(self, slot_id: str) -> tuple[str, ...]:
         """Trust an authority no longer: replace it and the leaves below it first, then drop it. Raises NotFound, Refused."""
-        return await self._send_off(self._get(slot_id), Leaving.TAINTED)
+        async with self._turn():
+            await self._save(wishes.taint(self.slots, slot_id))
+        return await self._leaving(slot_id)
 
     async def revoke(self, slot_id: str, *, force: bool) -> tuple[str, ...]:
         """Drop an authority; what is below it is replaced first, unless forced. Raises NotFound, Refused."""
-        slot = self._get(slot_id)
-        if slot.state is State.PREPARED or (force and slot.state is not State.ACTIVE):
-            async with self._lock:
-                await self._perform(Drop(id=slot_id, reason="revoked by force" if force else "revoked"))
-            await self.tick()
-            return ("it is gone",)
-        if slot.state is State.ACTIVE and slot.kind is Kind.ROOT and not self.slots.of(Kind.ROOT, State.PREPARED):
-            raise Refused(
-                f"root {slot_id} is the last usable one: `meshca authority prepare --kind root` first, or taint it"
-            )
-        remarks = await self._send_off(slot, Leaving.REVOKED)
-        if slot.kind is Kind.INTERMEDIATE:
+        async with self._turn():
+            kind = get(self.slots, slot_id).kind
+            wish = wishes.revoke(self.slots, slot_id, force=force)
+            await (self._perform(wish) if isinstance(wish, Drop) else self._save(wish))
+        remarks = await self._leaving(slot_id)
+        if kind is Kind.INTERMEDIATE and isinstance(wish, Slots):
             remarks += (
                 "then the root above it is rotated too: verifiers know only roots, and would go on to trust this intermediate",
             )
@@ -165,23 +134,19 @@ class Rotation:
 
     async def rotate(self, kind: Kind) -> None:
         """Wish for a successor and for the present ones to leave; the ticks see to it. Raises StoreUnavailable."""
-        async with self._lock:
-            slots = self.slots
-            for slot in slots.of(kind, State.PREPARED):
-                slots = with_activation(slots, slot.id, Activation.AT_ONCE)
-            present = {slot.id for slot in slots.of(kind) if slot.state is not State.PREPARED}
-            await self._save(with_leaving(slots, present, Leaving.ROTATED))
+        async with self._turn():
+            await self._save(wishes.rotate(self.slots, kind))
         await self.tick()
 
     async def sign_head(self) -> str:
         """Record the head of the issuance record, signed by the active intermediate. Raises Refused, KeyGone, StoreUnavailable."""
         signer = self._signer()
-        return await self._recorder.sign_head(self._keys.load(signer.id), signer.certificate)
+        return await self._recorder.sign_head(self._key(signer.id), signer.certificate)
 
     async def prune_record(self, before: datetime) -> tuple[int, str]:
         """Prune the issuance record, leaving a signed anchor; return how many links went, and the head after."""
         signer = self._signer()
-        return await self._recorder.prune(before, self._keys.load(signer.id), signer.certificate)
+        return await self._recorder.prune(before, self._key(signer.id), signer.certificate)
 
     def self_test(self) -> None:
         """Sign and verify a throwaway. Raises Refused, IssuanceRefused, KeyGone."""
@@ -191,32 +156,42 @@ class Rotation:
         """What a person must look at, in sentences."""
         behind = self._ledger.behind(self.slots.bundle.digest, now)
         late = [holder for holder in behind if now - holder.since >= self._alarm_after]
-        texts = (
-            [
-                f"{len(late)} holders have not taken the new bundle since {late[0].since:%Y-%m-%dT%H:%M:%SZ}, first of them {late[0].name}"
-            ]
-            if late
-            else []
-        )
-        texts += [
-            f"the key of {s.kind} {s.id} is gone: it is being replaced" for s in self.slots.slots if s.id in self._lost
-        ]
-        if self.slots.active(Kind.INTERMEDIATE) is None:
-            texts.append("there is no active intermediate: nothing can be signed")
-        return tuple(texts)
+        return tuple(alarms(self.slots, late, self._lost, self._rules(), now))
 
-    async def _send_off(self, slot: Slot, why: Leaving) -> tuple[str, ...]:
-        """Mark an authority as leaving, and let the ticks replace what is below it."""
-        if slot.state is State.PREPARED:
-            raise Refused(
-                f"{slot.kind} {slot.id} is only prepared: nothing hangs on it; `meshca authority revoke {slot.id}` drops it"
-            )
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One at a time, and from what the journal says."""
         async with self._lock:
-            if slot.state is State.ACTIVE and not self.slots.of(slot.kind, State.PREPARED):
-                self._check_room(slot.kind)
-            await self._save(with_leaving(self.slots, {slot.id}, why))
+            if self._unsure:
+                await self._load()
+            yield
+
+    async def _load(self) -> None:
+        saved = await self._journal.load() or await self._begin()
+        if saved.trust_domain != self.slots.trust_domain:
+            raise CannotStart(
+                f"the store is of trust domain {saved.trust_domain}, the configuration says {self.slots.trust_domain}: "
+                "a trust domain is never renamed; use another data directory for another one"
+            )
+        for orphan in self._keys.key_ids() - {slot.id for slot in saved.slots}:
+            self._keys.delete(orphan)
+        self._unreadable = frozenset(slot.id for slot in _signing(saved) if not self._can_load(slot.id))
+        self._take(saved)
+
+    async def _begin(self) -> Slots:
+        """Save that there is nothing before any key is made: a kill in between is then as at any other step."""
+        if self._keys.key_ids():
+            raise CannotStart(
+                "there are keys of authorities, but the store is new: restore the store they belong to, or move them away"
+            )
+        return await self._journal.save(self.slots)
+
+    async def _leaving(self, slot_id: str) -> tuple[str, ...]:
+        """Do what is due after a wish that an authority may go, and say what is left to do."""
         await self.tick()
-        leaves = self._ledger.live_under(slot.id, self._clock.now())
+        if self.slots.get(slot_id) is None:
+            return ("it is gone",)
+        leaves = self._ledger.live_under(slot_id, self._clock.now())
         return (f"{leaves} leaves below it are replaced first, then it is dropped",)
 
     def _signer(self) -> Slot:
@@ -224,12 +199,6 @@ class Rotation:
         if active is None:
             raise Refused("no intermediate is active: nothing can be signed")
         return active
-
-    def _check_room(self, kind: Kind) -> None:
-        if kind is Kind.ROOT and len(self.slots.of(Kind.ROOT)) >= MAX_ROOTS:
-            raise Refused(
-                f"{MAX_ROOTS} roots are published, the most there may be: wait until one has left, or revoke one"
-            )
 
     async def _perform(self, step: Step) -> None:
         match step:
@@ -249,13 +218,17 @@ class Rotation:
                     self._keys.delete(gone)
 
     async def _prepare(self, step: Prepare, activation: Activation) -> Slot:
+        root = get(self.slots, step.root_id) if step.root_id else None
+        root_key = self._key(root.id) if root else None
         # RSA keys take their time: not in the loop.
         key_id, key = await asyncio.to_thread(self._keys.generate, self._key_types[step.kind])
-        root = self._get(step.root_id) if step.root_id else None
-        draft = self._draft(root, key.public_key())
-        certificate = await self._issuer.sign_authority(draft, self._keys.load(root.id) if root else key, root)
+        try:
+            certificate = await self._issuer.sign_authority(self._draft(root, key.public_key()), root_key or key, root)
+            await self._note(key_id, "prepared", "")
+        except BaseException:
+            self._keys.delete(key_id)
+            raise
         slot = self._slot(step.kind, key_id, certificate, root.id if root else key_id, activation)
-        await self._note(key_id, "prepared", "")
         await self._save(with_prepared(self.slots, slot))
         return slot
 
@@ -282,11 +255,13 @@ class Rotation:
 
     async def _save(self, slots: Slots) -> None:
         if slots != self.slots:
-            self.slots = await self._journal.save(slots)
-            self._changed()
+            self._unsure = True
+            self._take(await self._journal.save(slots))
 
-    def _changed(self) -> None:
-        self._ledger.publish(self.slots.bundle.digest, self._clock.now())
+    def _take(self, saved: Slots) -> None:
+        """Go by what the journal holds now, and tell."""
+        self.slots, self._unsure = saved, False
+        self._ledger.publish(saved.bundle.digest, self._clock.now())
         self._on_change()
 
     async def _note(self, slot_id: str, what: str, reason: str) -> None:
@@ -302,18 +277,27 @@ class Rotation:
         live = {each: self._ledger.live_under(each, now) for each in ids}
         return Facts(held_since=self._ledger.held_since(), live=live, free_since=free, lost=self._lost)
 
-    def _is_lost(self, slot: Slot) -> bool:
-        """Whether a key that is still needed is gone. Old authorities sign nothing any more."""
-        if slot.state not in {State.PREPARED, State.ACTIVE}:
-            return False
-        try:
-            self._keys.load(slot.id)
-        except KeyGone:
-            return True
-        return False
+    def _without_key(self) -> frozenset[str]:
+        """The authorities whose key is needed and gone."""
+        there = self._keys.key_ids() - self._unreadable
+        return frozenset(slot.id for slot in _signing(self.slots)) - there
 
-    def _get(self, slot_id: str) -> Slot:
-        slot = self.slots.get(slot_id)
-        if slot is None:
-            raise NotFound(f"there is no authority {slot_id!r}; `meshca authority list` shows those there are")
-        return slot
+    def _key(self, slot_id: str) -> AuthorityKey:
+        """The key of an authority. Raises KeyGone; then the next tick replaces it."""
+        try:
+            return self._keys.load(slot_id)
+        except KeyGone:
+            self._unreadable |= {slot_id}
+            raise
+
+    def _can_load(self, slot_id: str) -> bool:
+        try:
+            self._keys.load(slot_id)
+        except KeyGone:
+            return False
+        return True
+
+
+def _signing(slots: Slots) -> tuple[Slot, ...]:
+    """Those whose key is still needed: old ones sign nothing any more."""
+    return tuple(slot for slot in slots.slots if slot.state in {State.PREPARED, State.ACTIVE})

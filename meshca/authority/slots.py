@@ -93,19 +93,21 @@ def _retire(slots: Slots, facts: Facts) -> Retire | None:
 
 def _drop(slots: Slots, facts: Facts, rules: Rules, now: datetime) -> Drop | None:
     for slot in slots.slots:
-        if reason := _drop_reason(slot, facts, rules, now):
+        if reason := _drop_reason(slots, slot, facts, rules, now):
             return Drop(id=slot.id, reason=reason)
     return None
 
 
-def _drop_reason(slot: Slot, facts: Facts, rules: Rules, now: datetime) -> str:
+def _drop_reason(slots: Slots, slot: Slot, facts: Facts, rules: Rules, now: datetime) -> str:
     if slot.not_after <= now:
         return "expired"
     if slot.state in {State.PREPARED, State.ACTIVE}:
         return "its key is gone" if slot.id in facts.lost else ""
-    free = not facts.live.get(slot.id)
+    active = slots.active(Kind.INTERMEDIATE)
+    if facts.live.get(slot.id) or (active and active.issuer_id == slot.id):
+        return ""
     since = max(facts.free_since.get(slot.id) or slot.prepared_at, slot.retired_at or slot.prepared_at)
-    return "no live leaf is below it" if free and _settled(since, rules, now) else ""
+    return "no live leaf is below it" if _settled(since, rules, now) else ""
 
 
 def _root_step(slots: Slots, facts: Facts, rules: Rules, now: datetime) -> Step | None:
@@ -149,9 +151,13 @@ def _is_wanted(prepared: Slot, active: Slot, rules: Rules, now: datetime) -> boo
 
 
 def is_past(slot: Slot, share: float, rules: Rules, now: datetime) -> bool:
-    """Whether that share of a certificate's life is over, or only two leaf lifetimes are left of it."""
+    """Whether that share of a certificate's life is over, or only two leaf lifetimes are left of it.
+
+    Not before half of its life, whatever leaves there are: else one long entry would have authorities replaced without end.
+    """
     start = slot.certificate.not_valid_before_utc
-    return now >= min(start + (slot.not_after - start) * share, slot.not_after - 2 * rules.longest_ttl)
+    life = slot.not_after - start
+    return now >= min(start + life * share, slot.not_after - min(2 * rules.longest_ttl, life / 2))
 
 
 def _settled(since: datetime | None, rules: Rules, now: datetime) -> bool:
@@ -194,9 +200,9 @@ def without(slots: Slots, slot_id: str) -> Slots:
 
 
 def with_retired(slots: Slots, slot_id: str, now: datetime) -> Slots:
-    """The slots with an active one retired before there is another, its leaves to be replaced."""
+    """The slots with an active one retired before there is another. Its leaves stay: what would replace them chains to it, too."""
     changed = (replace(s, state=State.OLD, retired_at=now) if s.id == slot_id else s for s in slots.slots)
-    return with_leaving(replace(slots, slots=tuple(changed)), {slot_id}, Leaving.ROTATED)
+    return replace(slots, slots=tuple(changed))
 
 
 def with_leaving(slots: Slots, ids: set[str], why: Leaving) -> Slots:
