@@ -21,7 +21,7 @@ import grpc
 from grpc.aio import ServicerContext
 
 from sds.caller import Caller
-from sds.errors import NotAuthorized, UnusableSecret
+from sds.errors import UNCOVERED, NotAuthorized, UnusableSecret
 from sds.gate import Identify
 from sds.log_limit import LogLimit
 from sds.observe import Observer
@@ -111,7 +111,7 @@ class _Feed:
                 async with asyncio.timeout_at(self._deadline):
                     seen = await grants.newer(seen)
             except TimeoutError:
-                raise NotAuthorized(grants.value.denied) from None
+                raise NotAuthorized(grants.value.denied, told=UNCOVERED) from None
             self._grants = grants.value
             self._receive_stranger()
             if not self._caller.alive():
@@ -227,7 +227,7 @@ class SecretDiscovery:
         caller = self._identify(context)
         async with self._provider.subscribe(caller) as subscription:
             if not patient and (denied := subscription.grants.value.denied):
-                raise NotAuthorized(denied)
+                raise NotAuthorized(denied, told=UNCOVERED)
             feed = _Feed(caller=caller, node=node, subscription=subscription, shared=self._shared)
             self._shared.observer.stream_opened("sds")
             try:

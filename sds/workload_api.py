@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 
 from sds.caller import Caller
-from sds.errors import NotAuthorized, SDSError
+from sds.errors import UNCOVERED, NotAuthorized, SDSError
 from sds.gate import Identify
 from sds.log_limit import LogLimit
 from sds.observe import Observer
@@ -61,7 +61,7 @@ def x509_bundles(grants: Grants, _: datetime) -> tuple[pb.X509BundlesResponse, P
 def _bundles(grants: Grants) -> tuple[Bundle, list[Bundle]]:
     """Return the own bundle (WA-32) and those federated with, all with authorities."""
     if grants.denied or grants.cut_off:
-        raise NotAuthorized(grants.denied or "the entry of this caller was deleted")
+        raise NotAuthorized(grants.denied or "the entry of this caller was deleted", told=UNCOVERED)
     if grants.pending:
         raise NotYet("the first X.509-SVID for this caller is still being issued")
     own = grants.bundles.get(grants.trust_domain)
@@ -130,7 +130,7 @@ class WorkloadAPI:
         except NotAuthorized as reason:
             self._observer.denied("workload_api")
             self._log.warning("caller has no identity", kind=str(reason), peer=str(who), reason=str(reason))
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(reason))
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, reason.told)
         except NotYet as reason:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(reason))
         finally:

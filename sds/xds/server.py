@@ -159,7 +159,8 @@ async def _ending_with_status(context: ServicerContext[Any, Any], call: Coroutin
         reason = reasons.exceptions[0]
     for kind, code in _STATUS:
         if isinstance(reason, kind):
-            await context.abort(code, str(reason)[:_LONGEST_DETAILS])
+            told = reason.told if isinstance(reason, NotAuthorized) else str(reason)
+            await context.abort(code, told[:_LONGEST_DETAILS])
     return None
 
 

@@ -13,6 +13,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Disc
 from envoy.service.secret.v3.sds_pb2_grpc import SecretDiscoveryServiceStub
 from google.rpc.status_pb2 import Status
 
+from sds.errors import UNCOVERED
 from sds.listen import WorkloadLimits
 from sds.provider import Proof
 from sds.sds_api import StrangerLimits
@@ -243,7 +244,7 @@ async def test_fetch_answers_at_once_or_says_why_not(workloads: Workloads, stub:
     workloads.provider.change(pending=True)
     await refused(stub, grpc.StatusCode.UNAVAILABLE, "default", "default")
     workloads.provider.deny("no entry matches")
-    await refused(stub, grpc.StatusCode.PERMISSION_DENIED, "no entry matches", "default")
+    await refused(stub, grpc.StatusCode.PERMISSION_DENIED, UNCOVERED, "default")
     await until(lambda: workloads.counts["sds opened"] == workloads.counts["sds closed"])
 
 
@@ -268,7 +269,7 @@ async def test_streams_of_strangers_are_few_and_end_in_time(tmp_path: Path, capl
         assert "3 such streams" in await fourth.call.details()
         for each in strangers:
             assert await each.call.code() is grpc.StatusCode.PERMISSION_DENIED
-            assert await each.call.details() == "no entry matches"
+            assert await each.call.details() == UNCOVERED
         workloads.provider.grant("/web")
         served = [Sotw(stub) for _ in range(5)]
         for each in served:
