@@ -142,10 +142,14 @@ class Ledger:
 
 
 def _superseded(process: _Process, held: frozenset[int]) -> set[int]:
-    """Leaves of an earlier life of ours: older than one of the same entry that the process now provably uses."""
-    newest = {leaf.entry_id: leaf for serial, leaf in process.leaves.items() if serial in held}
-    return {
-        serial
-        for serial, leaf in process.leaves.items()
-        if leaf.entry_id in newest and leaf.issued_at < newest[leaf.entry_id].issued_at
-    }
+    """Leaves of an earlier life of ours: issued before one of the same entry that the process now provably uses.
+
+    In the order in which they were recorded, which no clock can turn round.
+    """
+    superseded, newer = set(), set()
+    for serial, leaf in reversed(process.leaves.items()):
+        if leaf.entry_id in newer:
+            superseded.add(serial)
+        elif serial in held:
+            newer.add(leaf.entry_id)
+    return superseded

@@ -20,7 +20,7 @@ from meshca.authority.holders import Ledger
 from meshca.authority.issue import Issuer, Order
 from meshca.authority.recorder import Recorder
 from meshca.authority.rotation import Rotation
-from meshca.authority.slots import Rules
+from meshca.authority.slots import MAX_ROOTS, Rules
 from meshca.csr import make_csr
 from meshca.model import Entry, HolderReport, Issued, KeyType, Kind, Slot, Slots, State
 from meshca.ports import AuditLog, Journal, KeyManager
@@ -126,6 +126,16 @@ class Kernel:
         """Time passes, then the rotation ticks."""
         self.clock.advance(time)
         await self.rotation.tick()
+
+    def sound(self) -> None:
+        """What always holds: at most three roots, at most one active of each kind, and a key for each that signs."""
+        assert len(self.slots.of(Kind.ROOT)) <= MAX_ROOTS
+        for kind in Kind:
+            assert len(self.slots.of(kind, State.ACTIVE)) <= 1
+        signing = {slot.id for slot in self.slots.slots if slot.state in {State.PREPARED, State.ACTIVE}}
+        assert signing <= self.keys.key_ids() <= {slot.id for slot in self.slots.slots}
+        if root := self.slots.active(Kind.ROOT):
+            assert self.intermediate.issuer_id == root.id
 
 
 def root_of(chain: tuple[x509.Certificate, ...], slots: Slots) -> Slot:
