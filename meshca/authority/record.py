@@ -8,6 +8,7 @@ Rules:
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +25,10 @@ from spiffe.id import SpiffeID
 
 Facts = Mapping[str, Any]
 
+_HEAD = re.compile(r"([^:]+):([0-9]{1,18}):([0-9a-f]*)")
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+_LINK = json.JSONEncoder(separators=(",", ":"), default=datetime.isoformat)
+
 
 def link(
     previous: AuditRecord | None,
@@ -37,18 +42,20 @@ def link(
     not_after: datetime | None = None,
 ) -> AuditRecord:
     """The next link of a writer's chain. `facts` must be JSON; keys and their order are made canonical."""
-    fields = {
-        "writer": writer,
-        "sequence": previous.sequence + 1 if previous else 1,
-        "at": at.astimezone(UTC),
-        "kind": kind,
-        "body": json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True),
-        "previous": previous.hash if previous else "",
-        "serial": serial,
-        "spiffe_id": spiffe_id,
-        "not_after": not_after,
-    }
-    return AuditRecord(hash=_hash(fields), **fields)  # type: ignore[arg-type]  # the fields of the dataclass, by name
+    sequence, before = (previous.sequence + 1, previous.hash) if previous else (1, "")
+    at, body = at.astimezone(UTC), _CANONICAL.encode(facts)
+    return AuditRecord(
+        writer=writer,
+        sequence=sequence,
+        at=at,
+        kind=kind,
+        body=body,
+        previous=before,
+        hash=_hash(writer, sequence, at, kind, body, before, serial, spiffe_id, not_after),
+        serial=serial,
+        spiffe_id=spiffe_id,
+        not_after=not_after,
+    )
 
 
 def head_text(record: AuditRecord | None, writer: str) -> str:
@@ -58,56 +65,78 @@ def head_text(record: AuditRecord | None, writer: str) -> str:
 
 def parse_head(text: str) -> tuple[str, int, str]:
     """Read `writer:sequence:hash`. Raises InvalidInput."""
-    writer, _, rest = text.partition(":")
-    sequence, _, digest = rest.partition(":")
-    if not writer or not sequence.isascii() or not sequence.isdecimal():
+    found = _HEAD.fullmatch(text)
+    if not found:
         raise InvalidInput(f"head {text[:120]!r} is not written writer:sequence:hash")
-    return writer, int(sequence), digest
+    return found[1], int(found[2]), found[3]
 
 
 class Chain:
-    """Verifies links in order. `verify` raises Refused naming the sequence where the chain breaks."""
+    """Verifies the links of one writer in order. `verify` raises Refused naming the sequence where the chain breaks."""
 
     def __init__(self, head: str = "") -> None:
-        self._last: AuditRecord | None = None
-        self._pruned: AuditRecord | None = None
-        self._anchored = False
         self._wanted = parse_head(head) if head else None
+        self._first: AuditRecord | None = None
+        self._last: AuditRecord | None = None
+        self._anchored = False
         self.count = 0
 
     def verify(self, record: AuditRecord) -> None:
         """Check one more link. Raises Refused."""
-        before = self._last.sequence if self._last else record.sequence - 1
-        if record.sequence != before + 1:
-            raise Refused(
-                f"audit log of {record.writer}: record {before + 1} is missing, {record.sequence} follows {before}"
-            )
+        if self._first is None:
+            self._first = record
+        elif self._last is not None:
+            _check_follows(record, self._last)
         if _hash_of(record) != record.hash:
-            raise Refused(f"audit log of {record.writer}: record {record.sequence} was changed: its hash does not fit")
-        if self._last and record.previous != self._last.hash:
-            raise Refused(f"audit log of {record.writer}: record {record.sequence} does not follow record {before}")
-        self._check_signature(record)
-        self._compare(record)
-        self._pruned = self._pruned or (record if record.sequence > 1 and not self._last else None)
-        self._anchored = self._anchored or _is_anchor_of(record, self._pruned)
+            raise Refused(f"{_named(record)} was changed: its hash does not fit")
+        if record.kind in {AuditKind.HEAD, AuditKind.ANCHOR}:
+            verify_signed(record)
+        if record.kind is AuditKind.HEAD and self._last and _head_said(record) != head_text(self._last, record.writer):
+            raise Refused(f"{_named(record)} names another head than record {self._last.sequence}")
+        self._compare(record.writer, record.sequence, record.hash)
+        self._anchored = self._anchored or _is_anchor_of(record, self._first)
         self._last = record
         self.count += 1
 
     def end(self) -> None:
         """Check what only the whole chain can show. Raises Refused."""
-        if self._pruned and not self._anchored:
-            raise Refused(f"audit log: it starts at record {self._pruned.sequence}, and no signed anchor says why")
-        if self._wanted and (self._last is None or self._last.sequence < self._wanted[1]):
-            there = self._last.sequence if self._last else 0
-            raise Refused(f"audit log was cut: the head says {self._wanted[1]} records, there are {there}")
+        if self._first and self._first.sequence > 1:
+            self._check_start(self._first)
+        if self._wanted:
+            self._check_end(*self._wanted[:2])
 
-    def _compare(self, record: AuditRecord) -> None:
-        if self._wanted and self._wanted[:2] == (record.writer, record.sequence) and self._wanted[2] != record.hash:
-            raise Refused(f"audit log of {record.writer}: record {record.sequence} is not the one that the head names")
+    def _check_end(self, writer: str, sequence: int) -> None:
+        there = self._last.sequence if self._last else 0
+        if self._last and self._last.writer != writer:
+            raise Refused(f"the head is of the audit log of {writer}, this one is of {self._last.writer}")
+        if there < sequence:
+            raise Refused(f"audit log was cut: the head says {sequence} records, there are {there}")
 
-    def _check_signature(self, record: AuditRecord) -> None:
-        if record.kind in {AuditKind.HEAD, AuditKind.ANCHOR}:
-            verify_signed(record)
+    def _check_start(self, first: AuditRecord) -> None:
+        if not self._anchored:
+            raise Refused(f"audit log starts at record {first.sequence}, and no signed anchor says why")
+        if self._wanted and self._wanted[1] < first.sequence - 1:
+            raise Refused(
+                f"the head is of record {self._wanted[1]}, which was pruned: the audit log starts at {first.sequence}, give a later head"
+            )
+        self._compare(first.writer, first.sequence - 1, first.previous)
+
+    def _compare(self, writer: str, sequence: int, digest: str) -> None:
+        if self._wanted and self._wanted[:2] == (writer, sequence) and self._wanted[2] != digest:
+            raise Refused(f"record {sequence} of {writer} is not the one that the head names")
+
+
+def _check_follows(record: AuditRecord, last: AuditRecord) -> None:
+    if record.sequence != last.sequence + 1:
+        raise Refused(
+            f"record {last.sequence + 1} of {record.writer} is missing: {record.sequence} follows {last.sequence}"
+        )
+    if record.previous != last.hash:
+        raise Refused(f"{_named(record)} does not follow record {last.sequence}")
+
+
+def _named(record: AuditRecord) -> str:
+    return f"record {record.sequence} of {record.writer}"
 
 
 def signed_facts(facts: Facts, key: AuthorityKey, certificate: x509.Certificate) -> Facts:
@@ -127,7 +156,7 @@ def verify_signed(record: AuditRecord) -> None:
         certificate = x509.load_der_x509_certificate(base64.b64decode(facts.pop("certificate")))
         _verify(certificate.public_key(), base64.b64decode(facts.pop("signature")), _message(facts))
     except (KeyError, ValueError, InvalidSignature) as error:
-        raise Refused(f"audit log of {record.writer}: the signature of record {record.sequence} is wrong") from error
+        raise Refused(f"the signature of {_named(record)} is wrong") from error
 
 
 def leaf_of(record: AuditRecord) -> Leaf:
@@ -150,29 +179,29 @@ def leaf_facts(leaf: Leaf) -> Facts:
     return {"entry": leaf.entry_id, "holder": leaf.holder, "intermediate": leaf.intermediate_id, "root": leaf.root_id}
 
 
-def _is_anchor_of(record: AuditRecord, first: AuditRecord | None) -> bool:
-    if first is None or record.kind is not AuditKind.ANCHOR:
+def _head_said(record: AuditRecord) -> str:
+    return str(json.loads(record.body).get("head"))
+
+
+def _is_anchor_of(record: AuditRecord, first: AuditRecord) -> bool:
+    if record.kind is not AuditKind.ANCHOR:
         return False
     facts = json.loads(record.body)
     return bool(facts.get("sequence") == first.sequence - 1 and facts.get("hash") == first.previous)
 
 
 def _hash_of(record: AuditRecord) -> str:
-    names = ("writer", "sequence", "at", "kind", "body", "previous", "serial", "spiffe_id", "not_after")
-    return _hash({name: getattr(record, name) for name in names})
+    link = record.writer, record.sequence, record.at, record.kind, record.body, record.previous
+    return _hash(*link, record.serial, record.spiffe_id, record.not_after)
 
 
-def _hash(fields: Mapping[str, Any]) -> str:
-    """SHA-256 over the fields, each with its length in front, so that no two links can read the same."""
-    digest = hashlib.sha256()
-    for value in fields.values():
-        text = (str(int(value.timestamp() * 1_000_000)) if isinstance(value, datetime) else str(value or "")).encode()
-        digest.update(b"%d:%b" % (len(text), text))
-    return digest.hexdigest()
+def _hash(*fields: str | int | datetime | None) -> str:
+    """SHA-256 over the fields as JSON, so that no two links can read the same. Times must be UTC."""
+    return hashlib.sha256(_LINK.encode(fields).encode()).hexdigest()
 
 
 def _message(facts: Facts) -> bytes:
-    return b"meshca audit log\0" + json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
+    return b"meshca audit log\0" + _CANONICAL.encode(facts).encode()
 
 
 def _sign(key: AuthorityKey, message: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -53,18 +53,22 @@ class Recorder:
         """The sequence number of the last link; 0 while there is none."""
         return self._last.sequence if self._last else 0
 
-    async def append(self, notes: Sequence[Note]) -> tuple[AuditRecord, ...]:
+    async def append(self, notes: Sequence[Note]) -> None:
         """Record all the notes in one transaction, or none. Raises StoreUnavailable, StoreConflict."""
         async with self._lock:
-            links = self._links(notes)
-            try:
-                await self._log.append(links)
-            except StoreConflict:
-                await self.load()  # somebody else wrote as us, or an earlier append was cancelled after it was done
-                links = self._links(notes)
-                await self._log.append(links)
-            self._last = links[-1] if links else self._last
-            return links
+            await self._append(lambda: notes)
+
+    async def _append(self, notes: Callable[[], Sequence[Note]]) -> None:
+        links = self._links(notes())
+        if not links:
+            return
+        try:
+            await self._log.append(links)
+        except StoreConflict:
+            await self.load()  # somebody else wrote as us, or an earlier append was cancelled after it was done
+            links = self._links(notes())
+            await self._log.append(links)
+        self._last = links[-1]
 
     def _links(self, notes: Sequence[Note]) -> tuple[AuditRecord, ...]:
         at, last, links = self._clock.now(), self._last, []
@@ -98,13 +102,20 @@ class Recorder:
 
     async def sign_head(self, key: AuthorityKey, certificate: x509.Certificate) -> str:
         """Record the head, signed, so that a later truncation shows; return it."""
+        async with self._lock:
+            await self._append(lambda: [self._signed_head(key, certificate)])
         head = self.head
-        await self.append([Note(kind=AuditKind.HEAD, facts=signed_facts({"head": head}, key, certificate))])
         logger.info("audit head signed", extra={"head": head})
         return head
 
+    def _signed_head(self, key: AuthorityKey, certificate: x509.Certificate) -> Note:
+        return Note(kind=AuditKind.HEAD, facts=signed_facts({"head": self.head}, key, certificate))
+
     async def prune(self, before: datetime, key: AuthorityKey, certificate: x509.Certificate) -> tuple[int, str]:
-        """Remove the links from before a time, leaving a signed anchor; return how many, and the head after. The last link stays."""
+        """Remove the links from before a time, leaving a signed anchor; return how many, and the head after.
+
+        What tells of a leaf that is still valid stays, and all that comes after it: from these links a restart knows who holds what.
+        """
         last = await self._last_before(before)
         if last is None:
             return 0, self.head
@@ -113,11 +124,13 @@ class Recorder:
         return await self._log.prune(self.writer, last.sequence), self.head
 
     async def _last_before(self, before: datetime) -> AuditRecord | None:
-        """The last link of the unbroken run, from the start, of links older than that."""
-        found, after = None, 0
+        """The last link of the unbroken run, from the start, of links that may go."""
+        now, found, after = self._clock.now(), None, 0
         while page := await self._log.read(self.writer, after, PAGE):
             for record in page:
-                if record.at >= before:
+                if record.at >= before or (
+                    record.kind is AuditKind.ISSUED and record.not_after and record.not_after > now
+                ):
                     return found
                 found = record
             after = page[-1].sequence

@@ -188,13 +188,13 @@ def test_a_self_test_has_expired_before_it_is_signed():
 def test_the_builder_says_what_the_draft_says(make: Callable[[], ec.EllipticCurvePrivateKey]):
     longest = SpiffeID(OURS, "/" + "a" * (MAX_ID_BYTES - len("spiffe://example.org/")))
     granted = replace(entry("web"), spiffe_id=longest)
-    draft = draft_leaf(granted, ISSUER, KEY, serial=new_serial(), now=START, ttl=HOUR, shorten=0.05)
+    draft = draft_leaf(granted, ISSUER, KEY, serial=new_serial(START), now=START, ttl=HOUR, shorten=0.05)
     signed = draft.builder().sign(make(), hashes.SHA256())
     assert signed.serial_number == draft.serial
     assert tuple((each.value, each.critical) for each in signed.extensions) == draft.extensions
 
 
 def test_serials_are_positive_never_the_same_and_have_127_bits():
-    serials = {new_serial() for _ in range(100)}
+    serials = {new_serial(START) for _ in range(100)}
     assert len(serials) == 100
     assert {serial.bit_length() for serial in serials} == {127}

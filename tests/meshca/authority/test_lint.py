@@ -28,7 +28,7 @@ FOREIGN = slot(CA.create("example.com", **TIMES).certificate)
 KEY = ec.generate_private_key(ec.SECP256R1())
 OTHER = ec.generate_private_key(ec.SECP256R1()).public_key()
 
-_SERIAL: dict[str, Any] = {"serial": new_serial(), "now": START}
+_SERIAL: dict[str, Any] = {"serial": new_serial(START), "now": START}
 LEAF_DRAFT = draft_leaf(entry("web"), ISSUER, KEY.public_key(), ttl=HOUR, shorten=0.0, **_SERIAL)
 ROOT_DRAFT = draft_root(OURS, KEY.public_key(), lifetime=DAY, **_SERIAL)
 INTERMEDIATE_DRAFT = draft_intermediate(ROOT, OURS, KEY.public_key(), lifetime=HOUR, **_SERIAL)
