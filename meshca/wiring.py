@@ -141,7 +141,7 @@ async def _up(config: Config, load: Load) -> None:
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
     """Hold the data directory for ourselves: made if need be, ours alone, and no other server in it. Raises CannotStart."""
-    with private_directory(data_dir) as directory:
+    with private_directory(data_dir, parents=True) as directory:  # a fresh home has no ~/.local/state
         try:
             lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
         except OSError as error:

@@ -53,7 +53,7 @@ class WorkloadAPIError(SDSError):
 class X509Context:
     """All that this workload may use at present.
 
-    The first of `identities` is the default (WA-72). None means that all was taken away: `denied` then has the reason.
+    The first of `identities` is the default (WA-72). With none, `denied` has the reason.
     """
 
     identities: tuple[Identity, ...] = ()
@@ -79,20 +79,23 @@ class WorkloadClient:
         raise WorkloadAPIError(f"{self._endpoint.target} ended the stream without a message", StatusCode.UNAVAILABLE)
 
     async def x509_contexts(self) -> AsyncIterator[X509Context]:
-        """Yield what this workload may use, now and after each change, for ever. Raises WorkloadAPIError where trying again is vain."""
-        failures, held = 0, False
+        """Yield what this workload may use, now and after each change, for ever; a denial is told once.
+
+        Raises WorkloadAPIError where trying again is vain.
+        """
+        failures, denied = 0, False
         while True:
             try:
                 async with aclosing(self._readable_contexts()) as contexts:
                     async for context in contexts:
-                        failures, held = -1, True
+                        failures, denied = -1, False
                         yield context
             except WorkloadAPIError as error:
                 if error.code in _FINAL:
                     raise
                 logger.info("workload api lost", extra={"endpoint": self._endpoint.target, "reason": str(error)})
-                if held and error.code is StatusCode.PERMISSION_DENIED:
-                    held = False
+                if error.code is StatusCode.PERMISSION_DENIED and not denied:
+                    denied = True
                     yield X509Context(denied=str(error))  # WA-30
             failures += 1
             await asyncio.sleep(pause_after(failures))

@@ -38,8 +38,11 @@ def check_private_file(status: os.stat_result, path: Path) -> None:
 
 
 @contextmanager
-def private_directory(path: Path) -> Iterator[int]:
-    """An open descriptor of the directory, made with mode 0700 if it is not there. Raises CannotStart, OSError."""
+def private_directory(path: Path, *, parents: bool = False) -> Iterator[int]:
+    """An open descriptor of the directory, made with mode 0700 if it is not there (and its `parents`). Raises CannotStart, OSError."""
+    if parents and not path.parent.exists():
+        with private_directory(path.parent, parents=True):
+            pass
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
         sync_directory(path.parent)

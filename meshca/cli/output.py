@@ -133,10 +133,10 @@ def shown(value: object) -> str:
             text = f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
         case timedelta() as span:
             text = format_duration(span)
-        case str() | int() | float() as plain:
-            text = printable(str(plain))
-        case items:
+        case Iterable() as items if not isinstance(items, str):
             text = "\n".join(shown(item) for item in items)
+        case plain:
+            text = printable(str(plain))
     return text
 
 

@@ -137,6 +137,8 @@ def verify(
 def watch(*, socket: WorkloadSocket = "", output: Output = Format.TABLE) -> None:
     """Show the own SVIDs as they change, until stopped."""
     live = output is Format.TABLE and console().is_terminal
+    if not live:
+        remark(f"watching {workload_endpoint(socket).target}, until stopped")
     _with_workload_api(socket, _watch_live if live else partial(_watch_lines, output=output))
 
 

@@ -117,10 +117,12 @@ async def test_what_no_retry_can_mend_is_tried_once(tmp_path: Path, code: grpc.S
         assert len(calls) == 1, "EP-22, EP-31"
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED])
-async def test_other_refusals_are_tried_again(tmp_path: Path, code: grpc.StatusCode):
+@pytest.mark.parametrize(("code", "told"), [(grpc.StatusCode.UNAVAILABLE, 0), (grpc.StatusCode.PERMISSION_DENIED, 1)])
+async def test_other_refusals_are_tried_again(tmp_path: Path, code: grpc.StatusCode, told: int):
     async with answering(tmp_path / "s", refusing(code), refusing(code), sending(GOOD, then=stays)) as calls:
         async with aclosing(WorkloadClient(Endpoint.at(tmp_path / "s")).x509_contexts()) as contexts:
+            for _ in range(told):
+                assert code.name in (await anext(contexts)).denied
             assert (await anext(contexts)).identities == (WEB, DB)
         assert len(calls) == 3, "EP-24, EP-26"
 

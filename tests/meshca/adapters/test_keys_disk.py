@@ -6,6 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from meshca.adapters.keys_disk import DiskKeyManager
+from meshca.adapters.private_files import private_directory
 from meshca.errors import CannotStart, KeyGone, MeshcaError, StoreUnavailable
 from meshca.model import KeyType
 from tests.support.children import NOBODY, run_unprivileged
@@ -226,3 +227,9 @@ def test_no_error_in_the_chain_shows_key_or_passphrase(home: Path):
         assert not [line for line in secret.splitlines()[1:-1] if line in repr(error)]
         assert "battery" not in repr(error)
         error = error.__cause__
+
+
+def test_a_data_directory_gets_its_missing_parents_and_all_of_them_are_private(tmp_path: Path):
+    with private_directory(tmp_path / "home" / "state" / "meshca", parents=True) as opened:
+        assert os.path.samestat(os.fstat(opened), (tmp_path / "home/state/meshca").stat())
+    assert [stat.S_IMODE((tmp_path / each).stat().st_mode) for each in ("home", "home/state")] == [0o700, 0o700]
