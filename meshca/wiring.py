@@ -5,6 +5,7 @@ Constructors do no I/O; contexts open and close, in order: what can fail fails b
 
 import asyncio
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -130,6 +131,7 @@ async def _up(config: Config, load: Load) -> None:
                     ready=lambda: _ready(server),
                 )
             )
+        gc.freeze()  # what start-up made stays: no full collection need look at it again, and hold up everybody for so long
         _announce(config)
         notify = Notify(clock=clock)
         notify.ready()

@@ -30,6 +30,7 @@ from meshca.ports import Clock, KeyManager
 from spiffe.id import TrustDomain
 
 SERIAL_BITS = 127
+_RANDOM_BITS = 94
 Observe = Callable[[str, float], None]
 
 
@@ -96,15 +97,15 @@ class Issuer:
 
     def self_test(self, trust_domain: TrustDomain, issuer: Slot) -> None:
         """Sign and verify a throwaway that is already expired; its key is discarded. Raises IssuanceRefused, KeyGone."""
-        subject = ec.generate_private_key(ec.SECP256R1())
-        draft = draft_self_test(trust_domain, issuer, subject.public_key(), serial=new_serial(), now=self._clock.now())
+        subject, now = ec.generate_private_key(ec.SECP256R1()), self._clock.now()
+        draft = draft_self_test(trust_domain, issuer, subject.public_key(), serial=new_serial(now), now=now)
         certificate = _sign(draft, self._key(issuer.id))
         compare(draft, certificate)
         certificate.verify_directly_issued_by(issuer.certificate)
 
     def _draft(self, order: Order, key: PublicKey, issuer: Slot, now: datetime) -> _Ready:
         ttl = order.entry.ttl or self._default_ttl
-        draft = draft_leaf(order.entry, issuer, key, serial=new_serial(), now=now, ttl=ttl, shorten=_draw())
+        draft = draft_leaf(order.entry, issuer, key, serial=new_serial(now), now=now, ttl=ttl, shorten=_draw())
         return _Ready(draft=draft, leaf=_leaf(order, draft, issuer, now))
 
     def _key(self, authority_id: str) -> AuthorityKey:
@@ -145,9 +146,13 @@ def _issued(ready: _Ready, certificate: x509.Certificate, issuer: Slot) -> Issue
     return Issued(leaf=ready.leaf, chain=(certificate, issuer.certificate))
 
 
-def new_serial() -> int:
-    """127 random bits, with the highest set: positive, unique, and always of one length."""
-    return secrets.randbits(SERIAL_BITS - 1) | 1 << (SERIAL_BITS - 1)
+def new_serial(now: datetime) -> int:
+    """The second, then 94 random bits: positive, unique, not to be guessed, always of one length.
+
+    Time goes first so that new serials lie together in the record's index; random ones would rewrite a page of it each.
+    """
+    second = int(now.timestamp()) % 2**32
+    return 1 << SERIAL_BITS - 1 | second << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
 
 
 def _draw() -> float:

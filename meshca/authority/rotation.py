@@ -235,9 +235,9 @@ class Rotation:
     def _draft(self, root: Slot | None, key: PublicKey) -> Draft:
         rules, now, trust_domain = self._rules(), self._clock.now(), self.slots.trust_domain
         if root is None:
-            return draft_root(trust_domain, key, serial=new_serial(), now=now, lifetime=rules.root_lifetime)
+            return draft_root(trust_domain, key, serial=new_serial(now), now=now, lifetime=rules.root_lifetime)
         return draft_intermediate(
-            root, trust_domain, key, serial=new_serial(), now=now, lifetime=rules.intermediate_lifetime
+            root, trust_domain, key, serial=new_serial(now), now=now, lifetime=rules.intermediate_lifetime
         )
 
     def _slot(
