@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -101,7 +102,12 @@ class Issuer:
         draft = draft_self_test(trust_domain, issuer, subject.public_key(), serial=new_serial(now), now=now)
         certificate = _sign(draft, self._key(issuer.id))
         compare(draft, certificate)
-        certificate.verify_directly_issued_by(issuer.certificate)
+        try:
+            certificate.verify_directly_issued_by(issuer.certificate)
+        except InvalidSignature as error:
+            raise IssuanceRefused(
+                "self_test", f"the key of intermediate {issuer.id} is not that of its certificate"
+            ) from error
 
     def _draft(self, order: Order, key: PublicKey, issuer: Slot, now: datetime) -> _Ready:
         ttl = order.entry.ttl or self._default_ttl
