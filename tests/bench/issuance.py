@@ -116,13 +116,14 @@ async def _issuer() -> AsyncIterator[tuple[Issuer, Slot, Counter[str]]]:
 
 @contextmanager
 def _one_core() -> Iterator[None]:
-    """All that runs in this thread, and in threads it starts, runs on one core."""
+    """All that runs in this thread, and in threads it starts, runs on one core; what was frozen meanwhile is freed after."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
         yield
     finally:
         os.sched_setaffinity(0, allowed)
+        gc.unfreeze()
 
 
 def _bound() -> Any:

@@ -19,11 +19,13 @@ from tests.support.thin_client import ThinStream, open_stream
 from tests.support.wait import until
 
 ROUNDS = 100
+COLD_ROUNDS = 25
+WARM_ROUNDS = 500
 HEADER = (("workload.spiffe.io", "true"),)
 FETCH = "/SpiffeWorkloadAPI/FetchX509SVID"
 
 
-async def entry_to_envoy() -> dict[str, Any]:
+async def entry_to_envoy(rounds: int = ROUNDS) -> dict[str, Any]:
     """Entry created -> certificate seen in Envoy's `/certs`, an Envoy that waits for it all the while."""
     with tempfile.TemporaryDirectory() as directory:
         async with AsyncExitStack() as stack:
@@ -39,8 +41,8 @@ async def entry_to_envoy() -> dict[str, Any]:
                 inbound=(inbound,),
             )
             envoy = await stack.enter_async_context(running_envoy("bench", spec, Path(directory) / "envoy", wait=False))
-            times = [await _one_entry(client, envoy, number) for number in range(ROUNDS)]
-    return _quantiles(times, ROUNDS)
+            times = [await _one_entry(client, envoy, number) for number in range(rounds)]
+    return _quantiles(times)
 
 
 async def _one_entry(client: AdminClient, envoy: Envoy, number: int) -> float:
@@ -58,7 +60,7 @@ async def _one_entry(client: AdminClient, envoy: Envoy, number: int) -> float:
     return time.perf_counter() - started
 
 
-async def dial_to_svid() -> dict[str, Any]:
+async def dial_to_svid(cold_rounds: int = COLD_ROUNDS, warm_rounds: int = WARM_ROUNDS) -> dict[str, Any]:
     """Socket dialled -> SVID received by a Workload API client. Cold: the first ever of its process; warm: it reconnects."""
     with tempfile.TemporaryDirectory() as directory:
         async with AsyncExitStack() as stack:
@@ -66,9 +68,10 @@ async def dial_to_svid() -> dict[str, Any]:
             client = await stack.enter_async_context(connect(server.admin_socket))
             await register(client, "spiffe://mesh.local/bench", "socket:bench")
             socket = str(server.sockets["bench"])
-            cold = [await _in_a_child(socket) for _ in range(ROUNDS // 4)]
-            warm = [await fetch(socket) for _ in range(ROUNDS * 5)]
-    return {"cold": _quantiles(cold, len(cold)), "warm": _quantiles(warm[1:], len(warm) - 1)}
+            cold = [await _in_a_child(socket) for _ in range(cold_rounds)]
+            await fetch(socket)  # our own first, which is cold
+            warm = [await fetch(socket) for _ in range(warm_rounds)]
+    return {"cold": _quantiles(cold), "warm": _quantiles(warm)}
 
 
 async def fetch(socket: str) -> float:
@@ -97,7 +100,7 @@ async def _in_a_child(socket: str) -> float:
     return float(out)
 
 
-def _quantiles(times: list[float], count: int) -> dict[str, Any]:
-    ordered = sorted(times)
+def _quantiles(times: list[float]) -> dict[str, Any]:
+    ordered, count = sorted(times), len(times)
     at = {name: ordered[min(int(count * share), count - 1)] for name, share in (("p50", 0.5), ("p99", 0.99))}
     return {"rounds": count, **{f"{name}_ms": round(value * 1000, 2) for name, value in at.items()}}
