@@ -56,8 +56,13 @@ From = TypeVar("From")
 To = TypeVar("To")
 
 
+def _draw() -> float:
+    """A share of the lifetime, drawn once for each certificate."""
+    return secrets.randbelow(2**32) / 2**32 * LONGEST_SHORTENING
+
+
 class Issuer:
-    """Signs. `observe` is told how long each stage of a batch took, in CPU seconds."""
+    """Signs. `observe` is told how long each stage of a batch took, in CPU seconds; `draw` says by what share a leaf is shortened."""
 
     def __init__(
         self,
@@ -67,12 +72,14 @@ class Issuer:
         clock: Clock,
         default_ttl: timedelta,
         observe: Observe = lambda _stage, _seconds: None,
+        draw: Callable[[], float] = _draw,
     ) -> None:
         self._keys = keys
         self._recorder = recorder
         self._clock = clock
         self._default_ttl = default_ttl
         self._observe = observe
+        self._draw = draw
         self._held: tuple[str, AuthorityKey] | None = None
 
     async def issue(self, orders: Sequence[Order], issuer: Slot) -> tuple[Issued | IssuanceRefused, ...]:
@@ -111,7 +118,7 @@ class Issuer:
 
     def _draft(self, order: Order, key: PublicKey, issuer: Slot, now: datetime) -> _Ready:
         ttl = order.entry.ttl or self._default_ttl
-        draft = draft_leaf(order.entry, issuer, key, serial=new_serial(now), now=now, ttl=ttl, shorten=_draw())
+        draft = draft_leaf(order.entry, issuer, key, serial=new_serial(now), now=now, ttl=ttl, shorten=self._draw())
         return _Ready(draft=draft, leaf=_leaf(order, draft, issuer, now))
 
     def _key(self, authority_id: str) -> AuthorityKey:
@@ -159,11 +166,6 @@ def new_serial(now: datetime) -> int:
     """
     second = int(now.timestamp()) % 2**32
     return 1 << SERIAL_BITS - 1 | second << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
-
-
-def _draw() -> float:
-    """A share of the lifetime, drawn once for each certificate."""
-    return secrets.randbelow(2**32) / 2**32 * LONGEST_SHORTENING
 
 
 def _sign(draft: Draft, key: AuthorityKey) -> x509.Certificate:

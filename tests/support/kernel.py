@@ -45,6 +45,7 @@ class Kernel:
     audit: AuditLog = field(default_factory=MemoryAuditLog)
     rules: Rules = RULES
     key_types: Mapping[Kind, KeyType] = field(default_factory=lambda: KEY_TYPES)
+    shorten: float = 0.0
     changes: list[Slots] = field(default_factory=list)
 
     @classmethod
@@ -65,7 +66,9 @@ class Kernel:
         """Put the parts together."""
         self.ledger = Ledger()
         self.recorder = Recorder(log=self.audit, clock=self.clock, writer="server")
-        self.issuer = Issuer(keys=self.keys, recorder=self.recorder, clock=self.clock, default_ttl=HOUR)
+        self.issuer = Issuer(
+            keys=self.keys, recorder=self.recorder, clock=self.clock, default_ttl=HOUR, draw=lambda: self.shorten
+        )
         self.rotation = Rotation(
             trust_domain=OURS,
             journal=self.journal,

@@ -195,8 +195,8 @@ STORIES = [
         steps=(
             (leaf("mint/0", HOUR), ""),
             (rotate(ROOT), "active, prepared / active"),
-            (after(HOUR * 0.9 - SECOND), ""),
-            (after(HOUR * 0.1 + SECOND), "old, active / old, active"),
+            (after(HOUR - SECOND), ""),
+            (after(SECOND), "old, active / old, active"),
         ),
     ),
     Story(
