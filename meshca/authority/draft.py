@@ -99,11 +99,7 @@ def draft_leaf(
     Never outlives its issuer. Raises IssuanceRefused("issuer_expiring") when that leaves less than the minimum lifetime, and
     IssuanceRefused("clock") when the issuer is not valid yet.
     """
-    if now < issuer.certificate.not_valid_before_utc:
-        raise IssuanceRefused(
-            "clock",
-            f"it is {now:%Y-%m-%dT%H:%M:%SZ}, before intermediate {issuer.id} is valid: was the clock set back?",
-        )
+    _check_clock(issuer, now)
     ends = max(now + ttl * (1 - shorten), now + MIN_LEAF_TTL)
     not_after = min(_whole_up(ends), issuer.not_after)
     if not_after - now < MIN_LEAF_TTL:
@@ -115,10 +111,20 @@ def draft_leaf(
 
 
 def draft_self_test(trust_domain: TrustDomain, issuer: Slot, key: PublicKey, *, serial: int, now: datetime) -> Draft:
-    """A throwaway that proves we can sign and harms nobody: it has expired already."""
+    """A throwaway that proves we can sign and harms nobody: it has expired already. Raises IssuanceRefused("clock") as for a leaf."""
+    _check_clock(issuer, now)
     spiffe_id = SpiffeID(trust_domain, SELF_TEST_PATH)
     ended = _whole(now - timedelta(seconds=1))
     return _leaf(spiffe_id, (), issuer, key, serial=serial, span=(ended - BACKDATE, ended))
+
+
+def _check_clock(issuer: Slot, now: datetime) -> None:
+    """Raise IssuanceRefused while the issuer is not valid yet: nobody with such a clock would take what it signs."""
+    if now < issuer.certificate.not_valid_before_utc:
+        raise IssuanceRefused(
+            "clock",
+            f"it is {now:%Y-%m-%dT%H:%M:%SZ}, before intermediate {issuer.id} is valid: was the clock set back?",
+        )
 
 
 def _leaf(

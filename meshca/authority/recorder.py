@@ -9,7 +9,7 @@ from datetime import datetime
 from cryptography import x509
 
 from meshca.authority.record import Chain, Facts, head_text, leaf_of, link, signed_facts
-from meshca.errors import StoreConflict
+from meshca.errors import StoreConflict, StoreUnavailable
 from meshca.model import AuditKind, AuditRecord, AuthorityKey, Leaf
 from meshca.ports import AuditLog, Clock
 
@@ -38,6 +38,8 @@ class Recorder:
         self._lock = asyncio.Lock()
         self._last: AuditRecord | None = None
         self.writer = writer
+        self.failure = ""
+        """Why nothing could be recorded the last time; empty when something was."""
 
     async def load(self) -> None:
         """Go on from the last link that was written. Raises StoreUnavailable."""
@@ -63,12 +65,20 @@ class Recorder:
         if not links:
             return
         try:
-            await self._log.append(links)
+            self._last = await self._written(links)
         except StoreConflict:
             await self.load()  # somebody else wrote as us, or an earlier append was cancelled after it was done
-            links = self._links(notes())
+            self._last = await self._written(self._links(notes()))
+
+    async def _written(self, links: Sequence[AuditRecord]) -> AuditRecord:
+        """Write the links, and remember how that went. Returns the last."""
+        try:
             await self._log.append(links)
-        self._last = links[-1]
+        except StoreUnavailable as error:
+            self.failure = str(error)
+            raise
+        self.failure = ""
+        return links[-1]
 
     def _links(self, notes: Sequence[Note]) -> tuple[AuditRecord, ...]:
         at, last, links = self._clock.now(), self._last, []

@@ -88,7 +88,10 @@ class Rotation:
         """Do everything that is due. Raises StoreUnavailable, IssuanceRefused, KeyGone; what was done before stays done."""
         async with self._turn():
             self._ledger.expire(self._clock.now())
-            self._lost = self._without_key()
+            lost = self._without_key()
+            for slot_id in lost - self._lost:
+                logger.error("the key of an authority is gone", extra={"authority": slot_id})
+            self._lost = lost
             while step := next_step(self.slots, self._facts(), self._rules(), self._clock.now()):
                 await self._perform(step)
 
@@ -156,7 +159,10 @@ class Rotation:
         """What a person must look at, in sentences."""
         behind = self._ledger.behind(self.slots.bundle.digest, now)
         late = [holder for holder in behind if now - holder.since >= self._alarm_after]
-        return tuple(alarms(self.slots, late, self._lost, self._rules(), now))
+        unrecorded = (
+            [f"nothing can be recorded, so nothing is signed: {failure}"] if (failure := self._recorder.failure) else []
+        )
+        return (*unrecorded, *alarms(self.slots, late, self._lost, self._rules(), now))
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
