@@ -6,6 +6,7 @@ Rules:
 - A hint is unique among the entries of one caller: the first that has it keeps it (WA-26).
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +14,24 @@ from datetime import datetime
 from heapq import nsmallest
 from itertools import islice
 
+from meshca.errors import InvalidInput
 from meshca.model import Entry, Selector
+
+# What our attestors can vouch for, and how a person is told.
+_VOUCHED = (
+    ("unix:uid:1000 and unix:gid:1000", re.compile(r"unix:[ug]id:(?:0|[1-9]\d{0,9})", re.ASCII)),
+    ("unix:user:NAME and unix:group:NAME", re.compile(r"unix:(?:user|group):.+")),
+    ("unix:path:/ABSOLUTE/PATH", re.compile(r"unix:path:/.+")),
+    ("unix:sha256:64-HEX-DIGITS", re.compile(r"unix:sha256:[0-9a-f]{64}")),
+    ("socket:NAME", re.compile(r"socket:.+")),
+)
+
+
+def check_vouched(selector: Selector) -> None:
+    """Raise InvalidInput for a selector that no attestor ever vouches for: an entry with it would wait for nobody, silently."""
+    if not any(form.fullmatch(str(selector)) for _, form in _VOUCHED):
+        known = ", ".join(words for words, _ in _VOUCHED)
+        raise InvalidInput(f"selector {str(selector)!r} is one that no process can have: there are {known}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,9 @@ _SIDE_FILES = ("", "-wal", "-shm", "-journal")
 
 
 def copy_store(source: Path, target: Path) -> None:
-    """Copy a store, in use or not, to a new file. Raises AlreadyExists, StoreUnavailable."""
+    """Copy a store, in use or not, to a new file. Raises AlreadyExists, InvalidInput, StoreUnavailable."""
+    if not target.parent.is_dir():
+        raise InvalidInput(f"{target.parent} is no directory that the server sees: make it first")
     with translated(f"copy {target} of store {source}"):
         for path in (target.with_name(target.name + suffix) for suffix in _SIDE_FILES):
             if path.exists():

@@ -1,6 +1,7 @@
 """`meshca audit`: the issuance record."""
 
 import json
+import re
 from typing import Annotated
 
 import typer
@@ -18,6 +19,9 @@ from meshca.proto import admin_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
+_SHOWN = 16
+_ID = re.compile(r"\b([0-9a-f]{8})(?:[0-9a-f]{8}|[0-9a-f]{32}|[0-9a-f]{56}|-[0-9a-f-]{27})\b")
+
 
 @app.command()
 def find(
@@ -30,7 +34,7 @@ def find(
     socket: AdminSocket = "",
     output: Output = Format.TABLE,
 ) -> None:
-    """Find records, newest first."""
+    """Find records, newest first. The table shortens ids; --output json has all of each."""
     request = pb.FindRequest(
         serial=serial or "",
         spiffe_id=spiffe_id or "",
@@ -82,17 +86,29 @@ def prune(
 def _table(found: pb.AuditRecordList) -> Table:
     return rows(
         ["AT", "KIND", "SERIAL", "SPIFFE ID", "WHAT", "RECORD"],
-        ((r.at, r.kind, r.serial, r.spiffe_id, _gist(r.body), f"{r.writer}:{r.sequence}") for r in found.records),
+        (
+            (r.at, r.kind, r.serial[:_SHOWN], r.spiffe_id, _gist(r.body), f"{r.writer}:{r.sequence}")
+            for r in found.records
+        ),
     )
 
 
 def _gist(body: str) -> str:
-    """The scalars of a record's body in one line, without what has a column of its own."""
+    """The scalars of a record's body in one line: ids shortened, and without what is empty, false or has a column of its own."""
     try:
         members = json.loads(body)
     except ValueError:
         return body
     if not isinstance(members, dict):
         return body
-    plain = {name: value for name, value in members.items() if isinstance(value, str | int) and value != ""}
-    return " ".join(f"{name}={value}" for name, value in plain.items() if name not in {"serial", "spiffe_id"})
+    plain = {
+        name: value
+        for name, value in members.items()
+        if isinstance(value, str | int) and value is not False and value != ""
+    }
+    return " ".join(f"{name}={_brief(value)}" for name, value in plain.items() if name not in {"serial", "spiffe_id"})
+
+
+def _brief(value: object) -> str:
+    """A value without what a table has no room for: ids by their first digits, issuers without the trust domain."""
+    return _ID.sub(r"\1", str(value)).partition(",O=")[0].removeprefix("CN=")

@@ -85,6 +85,8 @@ def _outbound(text: str, svid: str, validation: str) -> Outbound:
     port, _, rest = text.partition("=")
     address, _, peer = rest.partition("@")
     host, _, host_port = address.rpartition(":")
+    if not peer:
+        raise InvalidInput(f"--outbound {text} names no peer: write PORT=HOST:PORT@SPIFFE_ID")
     return Outbound(
         port=_port(port, text),
         host=host.strip("[]"),

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from meshca.errors import InvalidInput
 from sds.endpoint import Endpoint
+from sds.errors import SDSError
 
 
 class Format(StrEnum):
@@ -52,8 +54,11 @@ def default_admin_socket() -> str:
 
 
 def workload_endpoint(given: str) -> Endpoint:
-    """The Workload API at a path or URI, by default where `meshca up` of this user makes it. Raises SDSError."""
+    """The Workload API at a path or URI, by default where `meshca up` of this user makes it. Raises InvalidInput."""
     from meshca import config  # noqa: PLC0415 - same
 
     path = given or config.default_workload_socket()
-    return Endpoint.at(Path(path)) if path.startswith("/") else Endpoint.parse(path)
+    try:
+        return Endpoint.at(Path(path)) if path.startswith("/") else Endpoint.parse(path)
+    except SDSError as error:
+        raise InvalidInput(str(error)) from error

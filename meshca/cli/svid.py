@@ -11,13 +11,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
+from grpc import StatusCode
 from rich.console import RenderableType
 from rich.live import Live
 from rich.table import Table
 
 from meshca.cli.bundle import bundle_of, read_bundle
 from meshca.cli.entry_file import duration
-from meshca.cli.exits import failure_of_status
+from meshca.cli.exits import Exit, Failure, failure_of_status
 from meshca.cli.options import AdminSocket, Format, Output, WorkloadSocket, workload_endpoint
 from meshca.cli.output import Json, console, emit, emit_event, left, remark, rows, shown
 from meshca.cli.session import ask
@@ -27,6 +28,7 @@ from meshca.cli.verdict import certificate_table, describe, print_verdict, read_
 from meshca.errors import InvalidInput
 from meshca.model import KeyType
 from meshca.proto import admin_pb2 as pb
+from sds.endpoint import VARIABLE
 from sds.workload_client import WorkloadAPIError, WorkloadClient, X509Context
 from spiffe.bundle import BundleSet
 from spiffe.certificate import PrivateKey
@@ -66,11 +68,12 @@ def mint(
     bundles = BundleSet([bundle_of(made.bundle)])
     if made.remark:
         remark(made.remark)
+    files = file_set([svid], bundles)
     if write:
-        write_set(write, file_set([svid], bundles))
-        remark(f"wrote {', '.join(file_set([svid], bundles))} to {write}")
+        write_set(write, files)
+        remark(f"wrote {', '.join(files)} to {write}")
         return
-    pem = {name: content.decode() for name, content in file_set([svid], bundles).items()}
+    pem = {name: content.decode() for name, content in files.items()}
     minted = {"spiffe_id": str(svid.spiffe_id), "chain": pem["svid.0.pem"], "private_key": pem["svid.0.key"]}
     emit({**minted, "bundle": pem["bundle.0.pem"]}, output, lambda: "".join(pem.values()).rstrip())
 
@@ -91,7 +94,7 @@ def fetch(
     async def work(client: WorkloadClient) -> None:
         first = await client.fetch_x509(timeout=within)
         if write:
-            write_set(write, file_set([each.svid for each in first.identities], first.bundles))
+            _write(write, first)
         if not watch:
             emit(_document(first), output, lambda: _svid_rows(first))
         elif write:
@@ -106,8 +109,14 @@ async def _keep_fresh(client: WorkloadClient, write: Path, output: Format) -> No
         if context.denied:
             remark(f"{context.denied}; the files stay as they are")
             continue
-        write_set(write, file_set([each.svid for each in context.identities], context.bundles))
-        emit_event(_document(context), output, f"wrote {len(context.identities)} SVIDs to {write}")
+        _write(write, context)
+        emit_event(_document(context), output, "\n".join(_line(each.svid) for each in context.identities))
+
+
+def _write(directory: Path, context: X509Context) -> None:
+    files = file_set([each.svid for each in context.identities], context.bundles)
+    write_set(directory, files)
+    remark(f"wrote {', '.join(files)} to {directory}")
 
 
 @app.command()
@@ -181,11 +190,15 @@ def _svid_rows(context: X509Context) -> Table:
 
 def _with_workload_api(socket: str, work: Callable[[WorkloadClient], Coroutine[Any, Any, None]]) -> None:
     """Do some work with the Workload API at this socket. Raises Failure."""
+    endpoint = workload_endpoint(socket)
     try:
-        asyncio.run(work(WorkloadClient(workload_endpoint(socket))))
+        asyncio.run(work(WorkloadClient(endpoint)))
     except WorkloadAPIError as error:
-        status = error.code.name if error.code else "INTERNAL"
-        raise failure_of_status(status, f"{error}; `meshca why --pid PID` says what a process lacks") from error
+        if error.code is StatusCode.UNAVAILABLE:  # grpcio says in many words that it found nobody
+            reason = str(error).rpartition("error: ")[2]
+            text = f"no Workload API at {endpoint.target} ({reason}): start `meshca up`, or set {VARIABLE} or --socket"
+            raise Failure(Exit.UNREACHABLE, text) from error
+        raise failure_of_status(error.code.name if error.code else "INTERNAL", str(error)) from error
 
 
 def new_key(key_type: KeyType) -> PrivateKey:

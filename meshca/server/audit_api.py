@@ -58,7 +58,7 @@ class AuditAPI(rpc.AuditServicer):
 
 def _query(request: pb.FindRequest) -> AuditQuery:
     return AuditQuery(
-        serial=parsed(_serial, request.serial, "serial") if request.serial else None,
+        serial=_serial(request.serial) if request.serial else None,
         spiffe_id=parsed(SpiffeID.parse, request.spiffe_id, "spiffe_id") if request.spiffe_id else None,
         since=when(request, "since"),
         kind=parsed(AuditKind, request.kind, "kind") if request.kind else None,
@@ -67,4 +67,7 @@ def _query(request: pb.FindRequest) -> AuditQuery:
 
 
 def _serial(text: str) -> int:
-    return int(text.replace(":", ""), 16)
+    try:
+        return int(text.replace(":", ""), 16)
+    except ValueError as error:
+        raise InvalidInput(f"{text[:80]!r} is not a serial number in hex, such as 5ac140fc369c242c") from error

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from meshca.config import format_duration
 from meshca.errors import InvalidInput, NotFound, Refused
+from meshca.matching import check_vouched
 from meshca.model import Entry
 from meshca.ports import BundleStore, EntryStore
 from spiffe.bundle import Bundle, BundleSet
@@ -145,8 +147,10 @@ class Registry:
             raise InvalidInput(f"{entry.spiffe_id}: paths below {RESERVED_PATH} are reserved for meshca itself")
         if entry.ttl is not None and entry.ttl > self.longest_ttl:
             raise InvalidInput(
-                f"ttl {entry.ttl.total_seconds():g}s is above the {self.longest_ttl.total_seconds():g}s that an intermediate can carry"
+                f"ttl {format_duration(entry.ttl)} is above the {format_duration(self.longest_ttl)} that an intermediate can carry"
             )
+        for selector in sorted(entry.selectors):
+            check_vouched(selector)
         for trust_domain in sorted(entry.federates_with):
             if self.bundles.get(trust_domain) is None:
                 raise InvalidInput(

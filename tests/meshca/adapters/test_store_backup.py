@@ -12,7 +12,7 @@ import pytest
 from meshca.adapters.store_backup import restore, verify_backup
 from meshca.adapters.store_migrate import newest_revision
 from meshca.adapters.store_sql import SqlStore
-from meshca.errors import AlreadyExists, CannotStart, InvalidInput, StoreUnavailable
+from meshca.errors import AlreadyExists, CannotStart, InvalidInput
 from tests.support.children import run_unprivileged
 from tests.support.pki import CA
 from tests.support.values import entry, link, slots
@@ -129,7 +129,7 @@ def test_a_copy_of_a_newer_version_is_refused_by_both_revisions(backup: Path, tm
 
 async def test_a_target_that_can_not_be_made_is_named(file: Path, tmp_path: Path):
     async with SqlStore.open(url_of(file)) as store:
-        with pytest.raises(StoreUnavailable, match=f"{tmp_path}/no/backup"):
+        with pytest.raises(InvalidInput, match=f"{tmp_path}/no is no directory"):
             await store.backup(tmp_path / "no" / "backup")
 
 

@@ -53,7 +53,9 @@ async def registry() -> Registry:
         ({"spiffe_id": SpiffeID(THEIRS, "/web")}, "not in our trust domain mesh.local"),
         ({"path": "/meshca/router"}, "reserved for meshca"),
         ({"path": "/meshca"}, "reserved for meshca"),
-        ({"ttl": timedelta(hours=7)}, "25200s is above the 21600s"),
+        ({"ttl": timedelta(hours=7)}, "7h is above the 6h"),
+        ({"selectors": frozenset({Selector("unix", "uid:bob")})}, "'unix:uid:bob' is one that no process can have"),
+        ({"selectors": frozenset({Selector("uid", "1")})}, "there are unix:uid:1000"),
         ({"federates_with": frozenset({THEIRS})}, "no bundle of partner.example is known"),
     ],
 )
