@@ -103,11 +103,11 @@ def _drop_reason(slots: Slots, slot: Slot, facts: Facts, rules: Rules, now: date
         return "expired"
     if slot.state in {State.PREPARED, State.ACTIVE}:
         return "its key is gone" if slot.id in facts.lost else ""
-    active = slots.active(Kind.INTERMEDIATE)
-    if facts.live.get(slot.id) or (active and active.issuer_id == slot.id):
+    family = [each for each in slots.slots if slot.id in {each.id, each.issuer_id}]
+    if facts.live.get(slot.id) or any(each.state is State.ACTIVE for each in family):
         return ""
-    since = max(facts.free_since.get(slot.id) or slot.prepared_at, slot.retired_at or slot.prepared_at)
-    return "no live leaf is below it" if _settled(since, rules, now) else ""
+    since = [facts.free_since.get(slot.id), *(each.retired_at for each in family)]
+    return "no live leaf is below it" if all(_settled(each, rules, now) for each in since if each) else ""
 
 
 def _root_step(slots: Slots, facts: Facts, rules: Rules, now: datetime) -> Step | None:

@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from meshca.errors import MeshcaError, Refused
+from meshca.errors import MeshcaError, NotFound, Refused
 from meshca.model import HolderReport, Issued, Kind, Slots, State
 from spiffe.bundle import Bundle, BundleSet
 from spiffe.x509verify import verify
@@ -118,22 +118,22 @@ class Rotations(RuleBasedStateMachine):
 
     @rule(kind=KINDS)
     def is_told_to_prepare(self, kind: Kind) -> None:
-        with suppress(Refused):
+        with suppress(Refused, NotFound):
             self.run(self.kernel.rotation.prepare(kind))
 
     @rule(kind=KINDS, number=st.integers(0, 3))
     def is_told_to_activate(self, kind: Kind, number: int) -> None:
-        with suppress(Refused):
+        with suppress(Refused, NotFound):
             self.run(self.kernel.rotation.activate(self.some(kind, number), force=False))
 
     @rule(kind=KINDS, number=st.integers(0, 3))
     def is_told_to_taint(self, kind: Kind, number: int) -> None:
-        with suppress(Refused):
+        with suppress(Refused, NotFound):
             self.run(self.kernel.rotation.taint(self.some(kind, number)))
 
     @rule(kind=KINDS, number=st.integers(0, 3))
     def is_told_to_revoke(self, kind: Kind, number: int) -> None:
-        with suppress(Refused):
+        with suppress(Refused, NotFound):
             self.run(self.kernel.rotation.revoke(self.some(kind, number), force=False))
 
     def some(self, kind: Kind, number: int) -> str:
