@@ -26,8 +26,12 @@ class UnixPeer:
 
     @property
     def holder(self) -> str:
-        """The name of the process in the issuance record: stable over reconnects, unique in this boot."""
-        return f"unix/{self.pid}/{self.started}/{self.socket}"
+        """The name of the process in the issuance record: stable over reconnects, unique in this boot.
+
+        uid and gid are part of it: a process that takes on another user (exec of a setuid program, a daemon that drops root) is
+        another holder, and what it gets then must not reach connections that it made, and perhaps lent, as the user before.
+        """
+        return f"unix/{self.pid}/{self.started}/{self.uid}/{self.gid}/{self.socket}"
 
     def __str__(self) -> str:
         return f"pid {self.pid} (uid {self.uid}, gid {self.gid}) on socket {self.socket!r}"

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from meshca.adapters.workload_unix import UnixAttestor
 from meshca.agent.workloads import LIFE_CHECK_SECONDS, Workloads
 from meshca.errors import IssuanceRefused, NotFound
 from meshca.model import Entry, HolderReport, Issued
+from meshca.ports import WorkloadAttestor
 from sds.caller import UnixPeer
 from sds.errors import NotAuthorized
 from sds.peer import start_time
@@ -43,14 +45,16 @@ def caller(socket: str = "web", pid: int = 0) -> UnixPeer:
 class Stage:
     """What a story plays on."""
 
-    def __init__(self, authority: type[ScriptedAuthority] = ScriptedAuthority) -> None:
+    def __init__(
+        self, authority: type[ScriptedAuthority] = ScriptedAuthority, attestor: WorkloadAttestor | None = None
+    ) -> None:
         self.clock = FakeClock()
         self.authority = authority(clock=self.clock)
         self.attestor = ScriptedAttestor()
         self.attestor.sees("web", "socket:web")
         self.workloads = Workloads(
             authority=self.authority,
-            attestor=self.attestor,
+            attestor=attestor or self.attestor,
             clock=self.clock,
             make_key=lambda: ec.generate_private_key(ec.SECP256R1()),
             find=lambda pid: caller("", pid),
@@ -428,6 +432,20 @@ async def test_a_certificate_for_another_key_is_never_served(caplog: pytest.LogC
             await until(lambda: caplog.records)
             assert stream.grants.value.pending
     assert "private key is not that of the leaf" in caplog.records[0].reason
+
+
+@pytest.mark.parametrize("changed", [{"uid": 2000}, {"gid": 2000}])
+async def test_what_a_process_gets_as_another_user_does_not_reach_connections_it_made_before(changed: dict[str, int]):
+    async with played(Stage(attestor=UnixAttestor())) as stage:
+        victim = [f"unix:{name}:{number}" for name, number in changed.items()]
+        stage.authority.start(web(selectors=selectors("unix:uid:1000")), entry("victim", selectors=selectors(*victim)))
+        before = replace(caller(), uid=1000, gid=1000)
+        async with streams(stage, before) as (lent,):
+            first = await granted(lent, "/web")
+            async with streams(stage, replace(before, **changed)) as (dialled_after_exec,):
+                await until(lambda: "/victim" in ids(dialled_after_exec.grants.value))
+                await settled(stage)
+                assert lent.grants.value == first
 
 
 async def test_a_process_whose_entries_want_only_what_the_kernel_vouches_for_is_read_once(stage: Stage):
