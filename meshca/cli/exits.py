@@ -82,6 +82,8 @@ def failure_of_status(status: str, text: str) -> Failure:
 
 def failure_of(error: Exception) -> Failure | None:
     """How a command ends that raised this; None for what nobody expected."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:  # what one task of a group raised
+        error = error.exceptions[0]
     if isinstance(error, Failure):
         return error
     code = next((code for kind, code in _OF_ERROR if isinstance(error, kind)), None)

@@ -110,7 +110,7 @@ async def _keep_fresh(client: WorkloadClient, write: Path, output: Format) -> No
             remark(f"{context.denied}; the files stay as they are")
             continue
         _write(write, context)
-        emit_event(_document(context), output, "\n".join(_line(each.svid) for each in context.identities))
+        emit_event(_document(context), output, _lines(context))
 
 
 def _write(directory: Path, context: X509Context) -> None:
@@ -168,13 +168,18 @@ def _newest_rows(newest: list[X509Context]) -> RenderableType:
 
 async def _watch_lines(client: WorkloadClient, *, output: Format) -> None:
     async for context in client.x509_contexts():
-        emit_event(
-            _document(context), output, "\n".join(_line(each.svid) for each in context.identities) or context.denied
-        )
+        emit_event(_document(context), output, _lines(context))
 
 
-def _line(svid: X509SVID) -> str:
-    return f"{svid.spiffe_id}  serial {svid.serial:x}  until {shown(svid.not_after)}"
+def _lines(context: X509Context) -> str:
+    """A line for each SVID, with the digest of its bundle: one of the two is what has changed."""
+    return "\n".join(_line(each.svid, context.bundles) for each in context.identities) or context.denied
+
+
+def _line(svid: X509SVID, bundles: BundleSet) -> str:
+    bundle = bundles.get(svid.spiffe_id.trust_domain)
+    trusted = f"  bundle {bundle.digest[:8]} of {len(bundle.x509_authorities)}" if bundle else ""
+    return f"{svid.spiffe_id}  serial {svid.serial:x}  until {shown(svid.not_after)}{trusted}"
 
 
 def _document(context: X509Context) -> Json:
