@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -201,6 +201,12 @@ class Admins:
             return None
         return f"uid {peer.uid} may not administer: root, uid {os.geteuid()} and admin_uids may"
 
+    def apply(self, config: Config) -> None:
+        """Go by a configuration that was loaded again: who was added must be able to dial, too."""
+        self.config = config
+        with suppress(FileNotFoundError):
+            self.socket.path.chmod(self.socket.mode)
+
     @property
     def socket(self) -> SocketSpec:
         """Closed to others by its mode, too, unless somebody else is to come in: then the gate alone decides."""
@@ -232,7 +238,7 @@ async def _until_told(config: Config, load: Load, admins: Admins, notify: Notify
         hangup.clear()
         notify.reloading()
         config = _reload(config, load)
-        admins.config = config
+        admins.apply(config)
         notify.ready()
 
 

@@ -1,0 +1,297 @@
+"""The server as a process: it starts, says so, reloads, mends itself, ends, and starts again."""
+
+import base64
+import json
+import os
+import re
+import signal
+import stat
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from meshca.client import AdminClient, connect
+from meshca.clock import SystemClock
+from meshca.demo.server import Server, register, running_server
+from meshca.errors import CannotStart
+from meshca.proto import admin_pb2 as pb
+from sds.endpoint import Endpoint
+from sds.workload_client import WorkloadClient
+from spiffe.x509svid import X509SVID
+from spiffe.x509verify import verify
+from tests.support.command import meshca
+from tests.support.wait import until
+from tests.support.witness import witness
+
+SETTINGS = """\
+trust_domain = "mesh.local"
+data_dir = "{directory}/data"
+admin_socket = "{directory}/admin.sock"
+
+[http]
+port = 0
+
+[log]
+format = "json"
+level = "debug"
+
+[authority]
+settle = "50ms"
+tick = "20ms"
+"""
+METRICS = {
+    "meshca_svids_issued_total",
+    "meshca_issuance_stage_seconds_bucket",
+    "meshca_earliest_expiry_timestamp_seconds",
+    "meshca_authorities",
+    "meshca_streams_open",
+    "meshca_pushes_total",
+    "meshca_acks_total",
+    "meshca_nacks_total",
+    "meshca_delivery_latency_seconds_bucket",
+    "meshca_ready",
+    "meshca_alarms",
+    "meshca_holders_behind",
+    "meshca_audit_head_sequence",
+}
+
+
+def events(server: Server, event: str) -> list[dict[str, object]]:
+    """What was logged under this name."""
+    lines = [json.loads(line) for line in server.log().splitlines() if line.startswith("{")]
+    return [line for line in lines if line["event"] == event]
+
+
+def configure(server: Server, *changes: tuple[str, str]) -> None:
+    """Change the configuration of a server that runs, and send SIGHUP."""
+    file = server.directory / "meshca.toml"
+    text = file.read_text()
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    file.write_text(text)
+    os.kill(server.pid, signal.SIGHUP)
+
+
+def key_files(server: Server) -> dict[str, Path]:
+    return {path.name.removesuffix(".pem"): path for path in (server.directory / "data/keys").iterdir()}
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def mode_of(path: str) -> int:
+    return stat.S_IMODE(Path(path).stat().st_mode)
+
+
+def limits(server: Server) -> str:
+    return Path(f"/proc/{server.pid}/limits").read_text()
+
+
+async def active(client: AdminClient) -> dict[str, str]:
+    """The ids of the active authorities by kind."""
+    found = (await client.authorities.List(pb.Empty())).authorities
+    return {each.kind: each.id for each in found if each.state == "active"}
+
+
+async def fetch(server: Server) -> X509SVID:
+    context = await WorkloadClient(Endpoint.at(server.sockets["a"])).fetch_x509()
+    return context.identities[0].svid
+
+
+async def test_it_says_where_everything_is_serves_it_and_leaves_nothing_behind_at_sigterm(tmp_path: Path):
+    async with running_server(tmp_path, ["a"], settings=SETTINGS) as server:
+        said = server.log()
+        for line in (
+            f"workloads     unix://{tmp_path}/a.sock (socket:a)",
+            f"admin         unix://{tmp_path}/admin.sock",
+        ):
+            assert line in said
+        assert "\nready\n" in said
+        assert re.search(r"Max core file size +0 +0 ", limits(server))
+        assert mode_of(server.admin_socket) == 0o600
+        async with connect(server.admin_socket) as client:
+            await register(client, "spiffe://mesh.local/a", "socket:a")
+        await fetch(server)
+        (listens,) = events(server, "http listens")
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{listens['port']}") as http:
+            async with http.get("/live") as response:
+                assert (response.status, await response.text()) == (200, "live\n")
+            async with http.get("/ready") as response:
+                assert response.status == 200
+                assert (await response.json())["ready"] is True
+            async with http.get("/metrics") as response:
+                metrics = await response.text()
+        assert set(re.findall(r"^(\w+)", metrics, re.MULTILINE)) >= METRICS
+        assert "meshca_svids_issued_total 1.0" in metrics
+        assert 'meshca_authorities{kind="root",state="active"} 1.0' in metrics
+
+        await server.stop()
+        assert server.process is not None
+        assert server.process.returncode == 0
+        assert names(tmp_path) == ["data", "meshca.toml", "server.log"]
+        await server.start()
+        await fetch(server)
+    assert server.process.returncode == 0
+
+
+async def test_no_private_key_is_in_the_most_talkative_log(tmp_path: Path):
+    async with running_server(tmp_path, ["a"], settings=SETTINGS) as server:
+        keys = {path.read_text() for path in key_files(server).values()}
+        async with connect(server.admin_socket) as client:
+            await register(client, "spiffe://mesh.local/a", "socket:a")
+            await fetch(server)
+            for kind in ("intermediate", "root"):
+                await client.authorities.Prepare(pb.KindRequest(kind=kind))
+                keys |= {path.read_text() for path in key_files(server).values()}
+            leaf = await fetch(server)
+        assert len(keys) == 4
+        log = server.log()
+        assert "PRIVATE KEY" not in log
+        for pem in keys:
+            (body,) = re.findall(r"-----\n(.*)\n-----", pem, re.DOTALL)
+            assert not [line for line in body.splitlines() if line in log]
+            number = load_pem_private_key(pem.encode(), None).private_numbers().private_value  # type: ignore[union-attr]
+            secret = number.to_bytes(32, "big")
+            assert not any(each in log for each in (secret.hex(), str(number), base64.b64encode(secret).decode()[:40]))
+        assert leaf.private_key is not None
+
+
+async def test_sighup_applies_what_it_can_says_what_it_can_not_and_a_wrong_file_changes_nothing(tmp_path: Path):
+    async with running_server(tmp_path, ["a"], settings=SETTINGS) as server:
+        configure(server, ('level = "debug"', 'level = "warnig"'))
+        (refused,) = await until(lambda: events(server, "configuration not reloaded"))
+        assert "warnig" in str(refused["reason"])
+        assert [each for each in events(server, "admin call") if each["level"] == "info"]
+
+        configure(
+            server,
+            ('"warnig"', '"info"'),
+            ('tick = "20ms"', 'tick = "30ms"'),
+            ("[http]", "admin_uids = [12345]\n[http]"),
+        )
+        (done,) = await until(lambda: events(server, "configuration reloaded"))
+        assert done["applied"] == ["admin_uids: [] -> [12345]", 'log.level: "debug" -> "info"']
+        assert done["restart_needed"] == ['authority.tick: "20ms" -> "30ms"']
+
+        configure(server, ('format = "json"', 'format = "console"'))
+        await until(lambda: " configuration reloaded " in server.log())
+        assert server.log().splitlines()[-1].startswith("20")
+
+        assert mode_of(server.admin_socket) == 0o666, "who was added may dial now; the gate decides"
+
+
+async def refusal(server: Server, *arguments: object) -> str:
+    """What `meshca up` says when it does not start, with the server's configuration and these flags."""
+    ended = await meshca("up", "--config", server.directory / "meshca.toml", *arguments)
+    assert ended.code == 1, ended
+    return ended.err
+
+
+async def test_a_second_server_another_trust_domain_and_a_new_store_beside_old_keys_are_refused(tmp_path: Path):
+    async with running_server(tmp_path, ["a"], settings=SETTINGS) as server:
+        assert f"another meshca server runs in {tmp_path}/data" in await refusal(server)
+        async with connect(server.admin_socket) as client:
+            assert (await client.status.Status(pb.Empty())).ready, "the first one goes on"
+            before = await active(client)
+        await server.stop()
+
+        renamed = await refusal(server, "--trust-domain", "other.example")
+        assert "the store is of trust domain mesh.local, the configuration says other.example" in renamed
+
+        store = tmp_path / "data/store.db"
+        away = store.rename(tmp_path / "store.db")
+        assert "there are keys of authorities, but the store is new" in await refusal(server)
+        assert set(key_files(server)) == set(before.values()), "the keys are kept"
+        away.rename(store)
+
+        await server.start()
+        async with connect(server.admin_socket) as client:
+            assert await active(client) == before
+
+
+async def stopped(server: Server, key: Path) -> None:
+    """The key goes while the server is down."""
+    await server.stop()
+    Path.unlink(key)
+    await server.start()
+
+
+async def running(_: Server, key: Path) -> None:
+    """The key goes while the server runs."""
+    Path.unlink(key)
+
+
+async def spoilt(server: Server, key: Path) -> None:
+    """The file is there, and holds no key."""
+    await server.stop()
+    os.truncate(key, 100)
+    await server.start()
+
+
+@pytest.mark.parametrize("kind", ["root", "intermediate"])
+@pytest.mark.parametrize("lose", [stopped, running, spoilt])
+async def test_a_key_that_is_lost_is_replaced_without_help_while_leaves_and_bundle_stay_good(
+    tmp_path: Path, kind: str, lose: Callable[[Server, Path], Awaitable[None]]
+):
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(running_server(tmp_path, ["a"], settings=SETTINGS))
+        async with connect(server.admin_socket) as client:
+            await register(client, "spiffe://mesh.local/a", "socket:a")
+            lost = (await active(client))[kind]
+        workload = await stack.enter_async_context(witness(server.sockets["a"]))
+        first = workload.svid
+        await lose(server, key_files(server)[lost])
+
+        async def replaced() -> bool:
+            async with connect(server.admin_socket) as client:
+                found = await active(client)
+                return len(found) == 2 and found[kind] != lost
+
+        await until(replaced)
+        published = 2 if kind == "root" else 1
+        assert {each["authority"] for each in events(server, "the key of an authority is gone")} == {lost}
+        # A lost key is no stolen key: leaves below it live out their time, and what proves them stays in the bundle.
+        await until(
+            lambda: len(workload.contexts[-1].bundles[first.spiffe_id.trust_domain].x509_authorities) == published
+        )
+        for svid in (first, workload.svid):
+            verify(svid.chain, workload.contexts[-1].bundles, SystemClock().now())
+        async with connect(server.admin_socket) as client:
+            status = await client.status.Status(pb.Empty())
+            assert (status.ready, list(status.alarms)) == (True, [])
+            await client.audit.Verify(pb.VerifyAuditRequest())
+        assert workload.denials == []
+
+
+async def test_keys_are_encrypted_with_a_passphrase_and_a_wrong_one_starts_nothing_and_loses_nothing(tmp_path: Path):
+    passphrase = tmp_path / "passphrase"
+    passphrase.write_text("correct horse\n")
+    passphrase.chmod(0o400)
+    settings = SETTINGS + f'[key_manager]\npassphrase_file = "{passphrase}"\n'
+    async with running_server(tmp_path / "server", ["a"], settings=settings) as server:
+        async with connect(server.admin_socket) as client:
+            before = await active(client)
+        assert "correct horse" not in server.log()
+        for path in key_files(server).values():
+            assert path.read_text().startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+        await server.stop()
+
+        passphrase.unlink()
+        passphrase.write_text("wrong horse\n")
+        passphrase.chmod(0o400)
+        with pytest.raises(CannotStart, match="does not open with this passphrase"):
+            await server.start()
+        assert set(key_files(server)) == set(before.values())
+
+        passphrase.unlink()
+        passphrase.write_text("correct horse\n")
+        passphrase.chmod(0o400)
+        await server.start()
+        async with connect(server.admin_socket) as client:
+            assert await active(client) == before
