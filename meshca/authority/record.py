@@ -83,9 +83,8 @@ class Chain:
 
     def verify(self, record: AuditRecord) -> None:
         """Check one more link. Raises Refused."""
-        if self._first is None:
-            self._first = record
-        elif self._last is not None:
+        first = self._first = self._first or record
+        if self._last:
             _check_follows(record, self._last)
         if _hash_of(record) != record.hash:
             raise Refused(f"{_named(record)} was changed: its hash does not fit")
@@ -94,7 +93,7 @@ class Chain:
         if record.kind is AuditKind.HEAD and self._last and _head_said(record) != head_text(self._last, record.writer):
             raise Refused(f"{_named(record)} names another head than record {self._last.sequence}")
         self._compare(record.writer, record.sequence, record.hash)
-        self._anchored = self._anchored or _is_anchor_of(record, self._first)
+        self._anchored = self._anchored or _is_anchor_of(record, first)
         self._last = record
         self.count += 1
 

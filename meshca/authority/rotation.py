@@ -26,15 +26,12 @@ from meshca.authority.slots import (
     Drop,
     Facts,
     Prepare,
-    Retire,
     Rules,
     Step,
     activation_of,
+    moved,
     next_step,
-    with_active,
     with_prepared,
-    with_retired,
-    without,
 )
 from meshca.authority.wishes import get
 from meshca.csr import PublicKey
@@ -207,21 +204,14 @@ class Rotation:
         return active
 
     async def _perform(self, step: Step) -> None:
-        match step:
-            case Prepare():
-                await self._prepare(step, Activation.BY_TIME)
-            case Activate(id=slot_id):
-                await self._note(slot_id, "active", "")
-                await self._save(with_active(self.slots, slot_id, self._clock.now()))
-            case Retire(id=slot_id, reason=reason):
-                await self._note(slot_id, "retired", reason)
-                await self._save(with_retired(self.slots, slot_id, self._clock.now()))
-            case Drop(id=slot_id, reason=reason):
-                await self._note(slot_id, "dropped", reason)
-                before = {slot.id for slot in self.slots.slots}
-                await self._save(without(self.slots, slot_id))
-                for gone in before - {slot.id for slot in self.slots.slots}:
-                    self._keys.delete(gone)
+        if isinstance(step, Prepare):
+            await self._prepare(step, Activation.BY_TIME)
+            return
+        before = {slot.id for slot in self.slots.slots}
+        await self._note(step.id, step.becomes, step.reason)
+        await self._save(moved(self.slots, step, self._clock.now()))
+        for gone in before - {slot.id for slot in self.slots.slots}:
+            self._keys.delete(gone)
 
     async def _prepare(self, step: Prepare, activation: Activation) -> Slot:
         root = get(self.slots, step.root_id) if step.root_id else None

@@ -11,6 +11,7 @@ Rules:
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import ClassVar
 
 from meshca.model import Activation, Kind, Leaving, Slot, Slots, State
 
@@ -54,13 +55,16 @@ class Prepare:
 class Activate:
     """Let a prepared authority sign; a root together with its prepared intermediate."""
 
+    becomes: ClassVar = "active"
     id: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
     """Take an authority out of the slots, a root thereby out of the bundle, and destroy its key."""
 
+    becomes: ClassVar = "dropped"
     id: str
     reason: str
 
@@ -69,11 +73,13 @@ class Drop:
 class Retire:
     """An active root that can sign no more stays in the bundle for the leaves below it, while another takes its place."""
 
+    becomes: ClassVar = "retired"
     id: str
     reason: str
 
 
-Step = Prepare | Activate | Drop | Retire
+Move = Activate | Retire | Drop
+Step = Prepare | Move
 
 
 def next_step(slots: Slots, facts: Facts, rules: Rules, now: datetime) -> Step | None:
@@ -169,6 +175,13 @@ def with_prepared(slots: Slots, slot: Slot) -> Slots:
     return replace(slots, slots=(*slots.slots, slot), sequence=slots.sequence + (slot.kind is Kind.ROOT))
 
 
+def moved(slots: Slots, move: Move, now: datetime) -> Slots:
+    """The slots after a move."""
+    if isinstance(move, Activate):
+        return with_active(slots, move.id, now)
+    return with_retired(slots, move.id, now) if isinstance(move, Retire) else without(slots, move.id)
+
+
 def with_active(slots: Slots, slot_id: str, now: datetime) -> Slots:
     """The slots with a prepared one active, and those that it replaces retired. A root takes its prepared intermediate along."""
     chosen = next(slot for slot in slots.slots if slot.id == slot_id)
@@ -176,10 +189,10 @@ def with_active(slots: Slots, slot_id: str, now: datetime) -> Slots:
     if chosen.kind is Kind.ROOT:
         rising |= {s.id for s in slots.of(Kind.INTERMEDIATE, State.PREPARED) if s.issuer_id == slot_id}
     kinds = {slot.kind for slot in slots.slots if slot.id in rising}
-    return replace(slots, slots=tuple(_moved(slot, rising, kinds, now) for slot in slots.slots))
+    return replace(slots, slots=tuple(_after_activation(slot, rising, kinds, now) for slot in slots.slots))
 
 
-def _moved(slot: Slot, rising: set[str], kinds: set[Kind], now: datetime) -> Slot:
+def _after_activation(slot: Slot, rising: set[str], kinds: set[Kind], now: datetime) -> Slot:
     if slot.id in rising:
         return replace(slot, state=State.ACTIVE, activated_at=now)
     if slot.kind in kinds and slot.state is State.ACTIVE:
