@@ -1,11 +1,16 @@
 """The HTTP listener: /metrics for Prometheus, /live and /ready for whoever starts and watches us. The only importer of aiohttp.
 
 Live means that the event loop turns. Ready means that we can sign and serve; the body says what fails.
+
+Anybody on the machine may dial it, and TCP does not say who: so only so many connections are kept, and the oldest goes first. Else
+whoever opens enough of them takes all open files, and with these the whole server.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import cast
 
 from aiohttp import web
 
@@ -18,6 +23,9 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Ready = Callable[[], tuple[bool, Mapping[str, object]]]
 """Whether we can sign and serve, and a JSON object that says what fails."""
 
+MOST_CONNECTIONS = 64
+"""Many times what scrapers and probes need; a scrape is over before that many newer ones have come."""
+
 _DRAIN_SECONDS = 1.0
 
 
@@ -26,19 +34,34 @@ async def serve_http(*, address: str, port: int, metrics: Callable[[], bytes], r
     """Serve while the context is open; yield the port, which the kernel chose if it was 0. Raises CannotStart if it is taken."""
     runner = web.AppRunner(_application(metrics, ready), access_log=None, shutdown_timeout=_DRAIN_SECONDS)
     await runner.setup()
+    listener: asyncio.Server | None = None
     try:
         try:
-            await web.TCPSite(runner, address, port).start()
+            listener = await asyncio.get_running_loop().create_server(_bounded(runner), address, port)
         except OSError as error:
             raise CannotStart(
                 f"http can not listen at {address} port {port}: {error.strerror or error}. "
                 "Set http.port or http.address in the configuration to something else, or http.enabled = false"
             ) from error
-        bound: int = runner.addresses[0][1]
+        bound: int = listener.sockets[0].getsockname()[1]
         logger.info("http listens", extra={"address": address, "port": bound})
         yield bound
     finally:
+        if listener is not None:
+            listener.close()
         await runner.cleanup()
+
+
+def _bounded(runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
+    """Make the protocol of each new connection, and close the oldest beyond the most there may be."""
+    server = cast("web.Server", runner.server)  # there since `setup`
+
+    def admit() -> asyncio.Protocol:
+        for oldest in server.connections[: 1 - MOST_CONNECTIONS]:  # oldest first; the newest and this one are the most
+            oldest.force_close()
+        return server()
+
+    return admit
 
 
 def _application(metrics: Callable[[], bytes], ready: Ready) -> web.Application:

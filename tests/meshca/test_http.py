@@ -1,3 +1,4 @@
+import asyncio
 import logging
 import socket
 
@@ -5,7 +6,7 @@ import aiohttp
 import pytest
 
 from meshca.errors import CannotStart
-from meshca.server.http_api import METRICS_TYPE, serve_http
+from meshca.server.http_api import METRICS_TYPE, MOST_CONNECTIONS, serve_http
 
 LOOPBACK = "127.0.0.1"
 
@@ -44,3 +45,15 @@ async def test_an_address_that_is_not_ours_is_refused_by_name() -> None:
     with pytest.raises(CannotStart, match=r"http can not listen at 192\.0\.2\.1 port 0"):
         async with serve_http(address="192.0.2.1", port=0, metrics=bytes, ready=lambda: (True, {})):
             pass
+
+
+async def test_who_opens_connections_without_end_takes_neither_our_files_nor_the_place_of_a_scrape() -> None:
+    async with serve_http(address=LOOPBACK, port=0, metrics=bytes, ready=lambda: (True, {})) as port:
+        flood = [await asyncio.open_connection(LOOPBACK, port) for _ in range(2 * MOST_CONNECTIONS)]
+        oldest, newest = flood[0], flood[-1]
+        assert await oldest[0].read() == b"", "closed by us"
+        assert await get(port, "/live") == (200, "text/plain; charset=utf-8", "live\n")
+        newest[1].write(b"GET /live HTTP/1.0\r\n\r\n")
+        assert b"200 OK" in await newest[0].read()
+        for _, writer in flood:
+            writer.close()
