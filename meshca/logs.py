@@ -27,7 +27,7 @@ _PRIVATE_KEY = re.compile(
 )
 _OWN = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 _FIRST = ("time", "level", "logger", "event", "request_id")
-_CHATTY = ("aiosqlite", "alembic", "apscheduler", "asyncio", "sqlalchemy")
+_CHATTY = ("alembic", "apscheduler", "asyncio", "sqlalchemy")
 _PLAIN_WORD = re.compile(r"[^\s\"'=\\]+")
 
 _request_id: ContextVar[str] = ContextVar("request_id", default="")

@@ -2,21 +2,22 @@
 
 Rules:
 - One write transaction at a time; each read is one statement, so that it sees one state and needs no transaction.
+- A transaction runs from begin to commit in one thread, in one go: to hop at each step took more CPU time than SQLite itself.
 - A call that is cancelled ends its transaction first: all or nothing, never later, and no connection is left in the middle.
 - The password of a URL appears in no text.
 """
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
-from sqlalchemy import URL, Executable, event, make_url
+from sqlalchemy import URL, Connection, Engine, Executable, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from meshca.adapters.private_files import check_private_file, create_private
 from meshca.adapters.store_errors import translated
@@ -24,9 +25,9 @@ from meshca.adapters.store_rows import ReadRow
 from meshca.errors import CannotStart, MeshcaError
 
 T = TypeVar("T")
-Work = Callable[[AsyncConnection], Awaitable[T]]
+Work = Callable[[Connection], T]
 
-SQLITE, POSTGRESQL = "sqlite+aiosqlite", "postgresql+psycopg"
+SQLITE, POSTGRESQL = "sqlite", "postgresql+psycopg"
 _CONNECTIONS = 4  # one writes while three read
 _PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 
@@ -34,8 +35,9 @@ _PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 class Database:
     """An open database. Its methods raise StoreUnavailable, StoreConflict for a row that stands there already, and InvalidInput."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="store")
         self.name = f"store {self.file or engine.url.render_as_string()}"
         self._writing = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
@@ -45,7 +47,7 @@ class Database:
         """A database that connects when it is first used. A SQLite file is made if need be. Raises CannotStart, StoreUnavailable."""
         parsed = _parsed(url)
         if parsed.drivername == POSTGRESQL:
-            return cls(create_async_engine(parsed, pool_size=_CONNECTIONS))
+            return cls(create_engine(parsed, pool_size=_CONNECTIONS))
         _check_file(Path(parsed.database or ""))
         return cls(_sqlite_engine(parsed, busy_timeout))
 
@@ -59,26 +61,34 @@ class Database:
         """End what runs, then disconnect."""
         if self._running:
             await asyncio.wait(self._running)
-        await self._engine.dispose()
+        self._threads.shutdown()
+        self._engine.dispose()
 
     async def read(self, statement: Executable) -> Sequence[ReadRow]:
         """The rows of one SELECT."""
 
-        async def work() -> Sequence[ReadRow]:
-            async with self._engine.connect() as connection:
-                rows = (await connection.execute(statement)).mappings().all()
+        def work() -> Sequence[ReadRow]:
+            with self._engine.connect() as connection:
+                rows = connection.execute(statement).mappings().all()
                 return cast("Sequence[ReadRow]", rows)  # their keys are names of columns, which are texts
 
-        return await self._whole(work())
+        return await self._whole(self._in_thread(work))
 
     async def write(self, work: Work[T]) -> T:
-        """Run the work in a transaction: committed and durable when this returns, undone when it raises."""
+        """Run the work in a transaction, in a thread: committed and durable when this returns, undone when it raises."""
 
-        async def transaction() -> T:
-            async with self._writing, self._engine.begin() as connection:
-                return await work(connection)
+        def transaction() -> T:
+            with self._engine.begin() as connection:
+                return work(connection)
 
-        return await self._whole(transaction())
+        async def alone() -> T:
+            async with self._writing:
+                return await self._in_thread(transaction)
+
+        return await self._whole(alone())
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         """Run to the end even when cancelled, and only then be cancelled."""
@@ -119,12 +129,12 @@ def _check_file(path: Path) -> None:
         check_private_file(os.lstat(path), path)
 
 
-def _sqlite_engine(url: URL, busy_timeout: timedelta) -> AsyncEngine:
+def _sqlite_engine(url: URL, busy_timeout: timedelta) -> Engine:
     """An engine whose transactions take the write lock at their first change, not in the middle."""
     arguments = {"isolation_level": "IMMEDIATE", "timeout": busy_timeout.total_seconds()}
-    engine = create_async_engine(url, pool_size=_CONNECTIONS, max_overflow=0, connect_args=arguments)
+    engine = create_engine(url, pool_size=_CONNECTIONS, max_overflow=0, connect_args=arguments)
 
-    @event.listens_for(engine.sync_engine, "connect")
+    @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: object) -> None:
         cursor = connection.cursor()
         for pragma in _PRAGMAS:

@@ -12,8 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import ColumnElement, Executable, bindparam, delete, insert, literal, select, true
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Connection, Executable, bindparam, delete, insert, literal, select, true
 
 from meshca.adapters.store_backup import copy_store
 from meshca.adapters.store_database import Database
@@ -67,14 +66,14 @@ class SqlStore:
     @classmethod
     @asynccontextmanager
     async def open(cls, url: str, *, busy_timeout: timedelta = _BUSY_TIMEOUT) -> AsyncIterator[Self]:
-        """A store at `sqlite+aiosqlite:///PATH` or `postgresql+psycopg://HOST/NAME`, made or migrated first if need be.
+        """A store at `sqlite:///PATH` or `postgresql+psycopg://HOST/NAME`, made or migrated first if need be.
 
         `busy_timeout` is how long to wait for another process that has SQLite's lock. Raises StoreUnavailable, and CannotStart
         for a malformed URL, a file that is not ours alone or a newer revision.
         """
         database = Database.connect(url, busy_timeout)
         try:
-            await database.write(lambda connection: connection.run_sync(migrate, database.name))
+            await database.write(lambda connection: migrate(connection, database.name))
             yield cls(database)
         finally:
             await database.close()
@@ -122,13 +121,13 @@ class SqlEntryStore:
     ) -> None:
         """Remove those `gone`, which must be there, and those `replaced`, which may be; then insert. The database finds conflicts."""
 
-        async def work(connection: AsyncConnection) -> None:
+        def work(connection: Connection) -> None:
             for entry_id in dict.fromkeys(gone):
-                removed = await connection.execute(delete(ENTRIES).where(ENTRIES.c.id == entry_id))
+                removed = connection.execute(delete(ENTRIES).where(ENTRIES.c.id == entry_id))
                 if not removed.rowcount:
                     raise NotFound(f"there is no entry {entry_id}")
-            await _all(connection, _REMOVE_ENTRY, [{"gone": entry_id} for entry_id in replaced])
-            await _all(connection, insert(ENTRIES), [entry_row(entry) for entry in put])
+            _all(connection, _REMOVE_ENTRY, [{"gone": entry_id} for entry_id in replaced])
+            _all(connection, insert(ENTRIES), [entry_row(entry) for entry in put])
 
         try:
             await self._database.write(work)
@@ -151,9 +150,9 @@ class SqlBundleStore:
     async def set(self, bundle: Bundle) -> None:
         """See the port."""
 
-        async def work(connection: AsyncConnection) -> None:
-            await _remove_bundle(connection, bundle.trust_domain)
-            await connection.execute(insert(BUNDLES), bundle_row(bundle))
+        def work(connection: Connection) -> None:
+            _remove_bundle(connection, bundle.trust_domain)
+            connection.execute(insert(BUNDLES), bundle_row(bundle))
 
         await self._database.write(work)
 
@@ -177,13 +176,13 @@ class SqlJournal:
     async def save(self, slots: Slots) -> Slots:
         """See the port."""
 
-        async def work(connection: AsyncConnection) -> None:
-            removed = await connection.execute(delete(JOURNAL).where(JOURNAL.c.revision == slots.revision))
+        def work(connection: Connection) -> None:
+            removed = connection.execute(delete(JOURNAL).where(JOURNAL.c.revision == slots.revision))
             if slots.revision and not removed.rowcount:
                 raise StoreConflict(f"the slots were saved by somebody else after revision {slots.revision}")
-            await connection.execute(insert(JOURNAL), journal_row(slots))
-            await connection.execute(delete(SLOTS))
-            await _all(connection, insert(SLOTS), [slot_row(*numbered) for numbered in enumerate(slots.slots)])
+            connection.execute(insert(JOURNAL), journal_row(slots))
+            connection.execute(delete(SLOTS))
+            _all(connection, insert(SLOTS), [slot_row(*numbered) for numbered in enumerate(slots.slots)])
 
         await self._database.write(work)
         return replace(slots, revision=slots.revision + 1)
@@ -223,9 +222,9 @@ class SqlAuditLog:
     async def prune(self, writer: str, up_to: int) -> int:
         """See the port."""
 
-        async def work(connection: AsyncConnection) -> int:
+        def work(connection: Connection) -> int:
             old = delete(AUDIT).where(AUDIT.c.writer == writer, AUDIT.c.sequence <= up_to)
-            return (await connection.execute(old)).rowcount
+            return connection.execute(old).rowcount
 
         return await self._database.write(work)
 
@@ -233,15 +232,15 @@ class SqlAuditLog:
         return tuple(map(audit_of, await self._database.read(statement)))
 
 
-async def _all(connection: AsyncConnection, statement: Executable, rows: Sequence[Row]) -> None:
+def _all(connection: Connection, statement: Executable, rows: Sequence[Row]) -> None:
     """Execute the statement for each row, at once. No rows, no statement."""
     if rows:
-        await connection.execute(statement, rows)
+        connection.execute(statement, rows)
 
 
-async def _remove_bundle(connection: AsyncConnection, trust_domain: TrustDomain) -> bool:
+def _remove_bundle(connection: Connection, trust_domain: TrustDomain) -> bool:
     """Whether there was one."""
-    removed = await connection.execute(delete(BUNDLES).where(BUNDLES.c.trust_domain == trust_domain.name))
+    removed = connection.execute(delete(BUNDLES).where(BUNDLES.c.trust_domain == trust_domain.name))
     return bool(removed.rowcount)
 
 

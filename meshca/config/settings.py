@@ -99,7 +99,7 @@ class Config(Section):
     def store_url(self) -> str | None:
         """The URL of a SQL store, with its password; None for a memory store."""
         if self.store.kind == "sqlite":
-            return f"sqlite+aiosqlite:///{self.store.path or self.data_dir / 'store.db'}"
+            return f"sqlite:///{self.store.path or self.data_dir / 'store.db'}"
         return self.store.url.get_secret_value() if self.store.url else None
 
 

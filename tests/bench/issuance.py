@@ -103,7 +103,7 @@ async def _issuer() -> AsyncIterator[tuple[Issuer, Slot, Counter[str]]]:
         stages[stage] += seconds  # type: ignore[assignment]  # seconds are not whole
 
     with tempfile.TemporaryDirectory() as directory:
-        async with SqlStore.open(f"sqlite+aiosqlite:///{Path(directory) / 'store.db'}") as store:
+        async with SqlStore.open(f"sqlite:///{Path(directory) / 'store.db'}") as store:
             kernel = await Kernel.started(clock=clock, journal=store.journal, audit=store.audit)
             await kernel.rotation.tick()
             recorder = Recorder(log=store.audit, clock=clock, writer="server")

@@ -78,7 +78,7 @@ def store_home(request: pytest.FixtureRequest, tmp_path: Path) -> StoreHome:
         case "memory":
             return StoreHome(open=lambda: nullcontext(MemoryStore()), persists=False)
         case "sqlite":
-            return StoreHome(open=lambda: SqlStore.open(f"sqlite+aiosqlite:///{tmp_path}/store.db"))
+            return StoreHome(open=lambda: SqlStore.open(f"sqlite:///{tmp_path}/store.db"))
         case _:
             url = request.getfixturevalue("postgres_url")
             return StoreHome(open=lambda: SqlStore.open(url))

@@ -104,7 +104,7 @@ def test_nothing_needs_to_be_said_and_each_user_has_places_of_their_own():
     assert root.trust_domain == TrustDomain("mesh.local")
     assert (root.data_dir, root.admin_socket) == (Path("/var/lib/meshca"), Path("/run/meshca/admin.sock"))
     assert root.socket_specs == (SocketSpec(name="default", path=Path("/run/meshca/workload.sock")),)
-    assert root.store_url == "sqlite+aiosqlite:////var/lib/meshca/store.db"
+    assert root.store_url == "sqlite:////var/lib/meshca/store.db"
     assert root.keys_directory == Path("/var/lib/meshca/keys")
     assert user.data_dir == Path("/home/ada/.local/state/meshca")
     assert user.sockets["default"].path == Path("/run/user/1000/meshca/workload.sock")

@@ -19,7 +19,7 @@ from tests.support.values import entry, link, slots
 
 
 def url_of(file: Path) -> str:
-    return f"sqlite+aiosqlite:///{file}"
+    return f"sqlite:///{file}"
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ NO_WAIT = timedelta()
 
 
 def url_of(file: Path) -> str:
-    return f"sqlite+aiosqlite:///{file}"
+    return f"sqlite:///{file}"
 
 
 @pytest.fixture
@@ -78,9 +78,11 @@ async def test_database_and_side_files_are_closed_to_others_whatever_the_umask(f
 
 
 async def test_every_connection_is_durable_and_strict(file: Path):
-    async with SqlStore.open(url_of(file)) as store, store._database._engine.connect() as connection:
+    async with SqlStore.open(url_of(file)) as store:
+        connection = store._database._engine.raw_connection()
         for pragma, value in {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}.items():
-            assert (await connection.exec_driver_sql(f"PRAGMA {pragma}")).scalar() == value
+            assert connection.execute(f"PRAGMA {pragma}").fetchone() == (value,)
+        connection.close()
 
 
 @pytest.mark.parametrize(
@@ -89,9 +91,9 @@ async def test_every_connection_is_durable_and_strict(file: Path):
         ("store.db", "malformed"),
         ("", "malformed"),
         ("mysql://root:secret@db/x", "starts with mysql"),
-        ("sqlite:///store.db", "starts with sqlite,"),
-        ("sqlite+aiosqlite://", "names no file"),
-        ("sqlite+aiosqlite:///:memory:", "names no file"),
+        ("sqlite+aiosqlite:///store.db", "starts with sqlite.aiosqlite,"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
         ("postgresql+psycopg://user:secret@host:port/x", "malformed"),
     ],
 )
@@ -189,11 +191,11 @@ async def plan(store: SqlStore, reading) -> str:  # noqa: ANN001 - any coroutine
     """How SQLite goes about the statement that a call executes."""
     executed = []
     engine = store._database._engine
-    event.listen(engine.sync_engine, "before_cursor_execute", lambda *call: executed.append(call[2:4]))
+    event.listen(engine, "before_cursor_execute", lambda *call: executed.append(call[2:4]))
     await reading
     ((statement, parameters),) = executed
-    async with engine.connect() as connection:
-        rows = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
         return "\n".join(row.detail for row in rows)
 
 
@@ -309,7 +311,7 @@ async def open_it(url):
         await store.audit.append([link("a", 1)])
 
 async def main(file, made):
-    url = f"sqlite+aiosqlite:///{file}"
+    url = f"sqlite:///{file}"
     if made:
         await open_it(url)
     file.parent.chmod(0o500)
