@@ -290,6 +290,8 @@ def is_gone(holder: str) -> bool:
                 return find_process(int(pid)).started != int(started)
             except NotAuthorized:
                 return True
+            except OSError:  # we cannot look, so it is not proven
+                return False
     return False
 
 

@@ -4,7 +4,7 @@ Rules:
 - uid, gid and pid are those of the moment of connect (SO_PEERCRED), whoever holds the connection now.
 - Whether it still runs is asked of a pidfd (SO_PEERPIDFD, Linux 6.5), which no later process can inherit; on older kernels of its number
   and start time together.
-- A peer that is gone, or that this pid namespace cannot see, is nobody.
+- A peer that is gone, or that this pid namespace cannot see, is nobody. That we are short of files or memory to look says nothing of it.
 """
 
 import errno
@@ -18,6 +18,8 @@ from sds.caller import UnixPeer
 from sds.errors import NotAuthorized
 
 _SO_PEERPIDFD = 77
+SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors that say something of us, and nothing of who is looked at."""
 _CREDENTIALS = struct.Struct("3i")
 _STATE, _STARTED = 0, 19
 """Where /proc/<pid>/stat has the fields 3 and 22, counted from behind the command's name."""
@@ -68,11 +70,13 @@ class StartTimeLife:
         self._started = started
 
     def alive(self) -> bool:
-        """False once it has ended, and after `close`."""
+        """False once it has ended, and after `close`. True while we are too short of files or memory to look."""
         try:
             return start_time(self._pid) == self._started
         except NotAuthorized:
             return False
+        except OSError:
+            return self._pid > 0
 
     def close(self) -> None:
         """Forget the process."""
@@ -99,15 +103,25 @@ def read_peer(connection: socket.socket, name: str) -> tuple[UnixPeer, Life]:
 
 
 def start_time(pid: int) -> int:
-    """Return when a running process started, in clock ticks since boot. Raises NotAuthorized if there is none, or it is a zombie."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - a third of the cost, at every connect
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError as error:
-        raise NotAuthorized(f"pid {pid} cannot be seen: {error.strerror}") from error
+    """Return when a running process started, in clock ticks since boot.
+
+    Raises NotAuthorized if there is none, or it is a zombie; OSError if that cannot be looked at now.
+    """
+    fields = read_process(pid, "stat").rpartition(b")")[2].split()
     if fields[_STATE] in b"ZX":
         raise NotAuthorized(f"pid {pid} has ended")
     return int(fields[_STARTED])
+
+
+def read_process(pid: int, name: str) -> bytes:
+    """Return what /proc has of a process under this name. Raises NotAuthorized if there is none, OSError if we are short of means."""
+    try:
+        with open(f"/proc/{pid}/{name}", "rb") as file:  # noqa: PTH123 - a third of the cost, at every connect
+            return file.read()
+    except OSError as error:
+        if error.errno in SHORTAGE:
+            raise
+        raise NotAuthorized(f"pid {pid} cannot be seen: {error.strerror}") from error
 
 
 def _peer_pidfd(connection: socket.socket, pid: int) -> int | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sds.caller import UnixPeer
 from sds.errors import NotAuthorized
-from sds.peer import StartTimeLife, start_time
+from sds.peer import StartTimeLife, read_process, start_time
 
 _DELETED = " (deleted)"
 
@@ -65,12 +65,8 @@ def find_process(pid: int) -> UnixPeer:
 
 
 def read_status(pid: int) -> Status:
-    """Return who a process is now. Raises NotAuthorized."""
-    try:
-        with open(f"/proc/{pid}/status", "rb") as file:  # noqa: PTH123 - at every connect, as in sds.peer
-            lines = dict(line.split(b":", 1) for line in file.read().splitlines())
-    except OSError as error:
-        raise NotAuthorized(f"pid {pid} cannot be seen: {error.strerror}") from error
+    """Return who a process is now. Raises NotAuthorized, and OSError as `read_process` does."""
+    lines = dict(line.split(b":", 1) for line in read_process(pid, "status").splitlines())
     uid, gid = int(lines[b"Uid"].split()[1]), int(lines[b"Gid"].split()[1])
     return Status(uid=uid, gid=gid, groups=tuple(map(int, lines[b"Groups"].split())))
 

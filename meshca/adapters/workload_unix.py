@@ -4,7 +4,7 @@ Rules:
 - uid, gid and socket are the kernel's word at connect. Supplementary groups, path and sha256 are of the process now.
 - Facts of now count only while the process still runs as the uid that connected: a setuid program is not who dialled.
 - Everything is read between two looks at whether the peer lives and what it runs; if that changes meanwhile, all is read again.
-- What cannot be read gives no selector and a remark for `why`, never an error.
+- What cannot be read gives no selector and a remark for `why`, never an error; unless it is we who are short of files or memory.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from meshca.errors import InvalidInput
 from meshca.model import Selector
 from sds.caller import UnixPeer
 from sds.errors import NotAuthorized
+from sds.peer import SHORTAGE
 
 MAX_HASHED_BYTES = 1024**3
 _ATTEMPTS = 5
@@ -89,6 +90,8 @@ class UnixAttestor:
                 if not still_runs(pid, executable):
                     raise _Changed
         except OSError as error:
+            if error.errno in SHORTAGE:
+                raise
             found.remarks.append(f"/proc/{pid}/exe cannot be read ({error.strerror}): no unix:path or unix:sha256")
 
     def _wants_hash(self, wanted: frozenset[Selector]) -> bool:

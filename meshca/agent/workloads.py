@@ -12,7 +12,7 @@ Rules:
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from itertools import count
 
@@ -30,6 +30,7 @@ from sds.watch import Latest
 
 LIFE_CHECK_SECONDS = 5.0
 _LONGEST_NAP = 1.0
+_LOOK_AGAIN = timedelta(seconds=1)
 _AT_ONCE = 64
 """How many workloads are decided before others get a turn in the event loop."""
 
@@ -235,10 +236,14 @@ class Workloads:
                 await self._read_again(workload)
 
     async def _read_again(self, workload: Workload) -> None:
-        """Look at the process as it is now, and decide what it keeps."""
+        """Look at the process as it is now, and decide what it keeps. While we cannot look, it keeps what it has and gets nothing new."""
         outlook = self._outlook
         try:
             selectors, remarks = await self._attestor.attest(workload.peer, outlook.index.wanted)
+        except OSError:
+            workload.next_at = self._clock.now() + _LOOK_AGAIN
+            heappush(self._timetable, (workload.next_at, next(self._numbers), workload))
+            return
         except NotAuthorized as error:
             selectors, remarks = frozenset(), (str(error),)
             if not workload.peer.alive():

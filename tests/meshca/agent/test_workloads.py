@@ -2,10 +2,12 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from meshca.agent.workloads import LIFE_CHECK_SECONDS, Workloads
 from meshca.errors import IssuanceRefused, NotFound
 from meshca.model import Entry, HolderReport, Issued
 from meshca.ports import WorkloadAttestor
+from meshca.wiring import is_gone
 from sds.caller import UnixPeer
 from sds.errors import NotAuthorized
 from sds.peer import start_time
@@ -31,6 +34,7 @@ from tests.support.wait import until
 
 HOUR = timedelta(hours=1)
 SECOND = timedelta(seconds=1)
+EXECUTABLE = Path("/proc/self/exe").readlink()
 
 
 def web(**changes: Any) -> Entry:
@@ -111,6 +115,17 @@ async def renewed(subscription: Subscription, before: int) -> int:
 
 async def denied(subscription: Subscription) -> Grants:
     return await until(lambda: subscription.grants.value.denied and subscription.grants.value)
+
+
+@contextmanager
+def no_files_left() -> Iterator[None]:
+    """Let this process open no file more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def settled(stage: Stage) -> None:
@@ -386,6 +401,22 @@ async def test_a_process_is_read_again_for_each_stream_and_loses_all_that_relied
             assert second.grants.value.denied
         assert stream.grants.value.denied
         assert len(stage.attestor.asked) == asked + 1
+
+
+async def test_a_process_that_we_are_too_short_of_files_to_look_at_keeps_what_it_has():
+    async with played(Stage(attestor=UnixAttestor())) as stage:
+        stage.authority.start(web(selectors=selectors(f"unix:path:{EXECUTABLE}")))
+        async with streams(stage, caller()) as [stream]:
+            first = await granted(stream, "/web")
+            with no_files_left():
+                stage.clock.advance(timedelta(seconds=LIFE_CHECK_SECONDS))
+                stage.authority.change(entries=(*stage.authority.view.value.entries, entry("late")))
+                await settled(stage)
+                assert not is_gone(next(iter(stage.workloads._workloads)))
+            assert stream.grants.value == first
+            stage.authority.change(entries=(web(selectors=selectors(f"unix:path:{EXECUTABLE}"), hint="later"),))
+            stage.clock.advance(2 * SECOND)
+            await until(lambda: [each.hint for each in stream.grants.value.identities] == ["later"])
 
 
 async def test_a_process_that_is_found_dead_when_it_is_read_again_is_gone(stage: Stage):
