@@ -1,5 +1,6 @@
 """What all admin calls have in common: one table that turns errors into statuses, one log line at the end."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ STATUS = (
 )
 
 
+_running: set[asyncio.Future[Any]] = set()  # the loop itself would forget a task that nobody waits for
+
+
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     """The status and text for an error. An unforeseen one shows its type only: its text might hold what nobody should see."""
     for kind, code in STATUS:
@@ -72,7 +76,7 @@ class Outcomes(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
 def _unary(behaviour: Callable[[Any, Any], Awaitable[Any]], method: str) -> Callable[[Any, Any], Awaitable[Any]]:
     async def call(request: Any, context: Any) -> Any:
         try:
-            response = await behaviour(request, context)
+            response = await _whole(behaviour(request, context))
         except Exception as error:  # the one place where errors become statuses
             await _end(context, method, error)
             raise AssertionError from error  # abort has raised
@@ -80,6 +84,14 @@ def _unary(behaviour: Callable[[Any, Any], Awaitable[Any]], method: str) -> Call
         return response
 
     return call
+
+
+async def _whole(work: Awaitable[Any]) -> Any:
+    """What the work returns. A caller that hangs up does not cut it short: store and memory must say the same after it."""
+    task = asyncio.ensure_future(work)
+    _running.add(task)
+    task.add_done_callback(_running.discard)
+    return await asyncio.shield(task)
 
 
 def _streaming(
