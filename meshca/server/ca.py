@@ -12,7 +12,7 @@ from meshca.authority.holders import Ledger
 from meshca.authority.issue import Issuer, Order
 from meshca.authority.rotation import Rotation
 from meshca.errors import IssuanceRefused, KeyGone, NotFound
-from meshca.model import HolderReport, Issued, IssueRequest, Kind, Slots, View
+from meshca.model import HolderReport, Issued, IssueRequest, Kind, Slot, Slots, View
 from meshca.ports import Clock
 from meshca.server.registry import Registry
 from meshca.telemetry import Telemetry
@@ -71,7 +71,7 @@ class CertificateAuthority:
             return (
                 self._refused(IssuanceRefused("no_issuer", "no intermediate is active: see `meshca status`")),
             ) * len(orders)
-        outcomes = await self._issuer.issue(orders, active)
+        outcomes = self._still_anchored(await self._issuer.issue(orders, active), active)
         for outcome in outcomes:
             if isinstance(outcome, IssuanceRefused):
                 self._refused(outcome)
@@ -79,6 +79,15 @@ class CertificateAuthority:
                 self._ledger.issued(outcome.leaf, self._clock.now())
         self._telemetry.issued(sum(isinstance(outcome, Issued) for outcome in outcomes))
         return outcomes
+
+    def _still_anchored(
+        self, outcomes: Sequence[Issued | IssuanceRefused], issuer: Slot
+    ) -> tuple[Issued | IssuanceRefused, ...]:
+        """Keep back what was signed under a root that has left the bundle meanwhile: nobody would trust it."""
+        if self._rotation.slots.get(issuer.issuer_id) is not None:
+            return tuple(outcomes)
+        gone = IssuanceRefused("issuer_gone", f"root {issuer.issuer_id} left while this was signed: ask again")
+        return tuple(gone if isinstance(outcome, Issued) else outcome for outcome in outcomes)
 
     def report(self, reports: Sequence[HolderReport]) -> None:
         """See the port."""

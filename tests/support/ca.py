@@ -7,13 +7,20 @@ from typing import Any
 from meshca.adapters.keys_memory import MemoryKeyManager
 from meshca.adapters.store_memory import MemoryStore
 from meshca.config import Config
+from meshca.ports import AuditLog
 from meshca.server.app import CAServer, Ports
 from meshca.telemetry import Telemetry
 from tests.support.clock import FakeClock
 from tests.support.values import OURS
 
 
-def memory_ca(clock: FakeClock, directory: Path, *, is_gone: Callable[[str], bool] = lambda _: False) -> CAServer:
+def memory_ca(
+    clock: FakeClock,
+    directory: Path,
+    *,
+    is_gone: Callable[[str], bool] = lambda _: False,
+    audit: AuditLog | None = None,
+) -> CAServer:
     """A server that has yet to be started. Nothing is written to the directory."""
     store = MemoryStore()
     settings: dict[str, Any] = {
@@ -28,7 +35,7 @@ def memory_ca(clock: FakeClock, directory: Path, *, is_gone: Callable[[str], boo
             entries=store.entries,
             bundles=store.bundles,
             journal=store.journal,
-            audit=store.audit,
+            audit=audit or store.audit,
             clock=clock,
             is_gone=is_gone,
         ),

@@ -1,0 +1,68 @@
+"""The CA as agents see it: what it signs for whom, and what it keeps back."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from meshca.adapters.store_memory import MemoryAuditLog
+from meshca.csr import make_csr
+from meshca.errors import IssuanceRefused, NotFound
+from meshca.model import AuditKind, AuditRecord, Issued, IssueRequest
+from tests.support.ca import memory_ca
+from tests.support.clock import FakeClock
+from tests.support.values import entry
+
+CSR = make_csr(ec.generate_private_key(ec.SECP256R1()))
+
+
+class Interrupted(MemoryAuditLog):
+    """A log during whose writing of `issued` links something else happens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    async def append(self, records: Sequence[AuditRecord]) -> None:
+        if any(record.kind is AuditKind.ISSUED for record in records):
+            self.meanwhile()
+        await super().append(records)
+
+
+def request(entry_id: str) -> IssueRequest:
+    return IssueRequest(entry_id=entry_id, csr=CSR, holder="p1")
+
+
+async def test_a_leaf_whose_root_left_while_it_was_signed_does_not_leave_either(tmp_path: Path):
+    log = Interrupted()
+    server = memory_ca(FakeClock(), tmp_path, audit=log)
+    await server.start()
+    await server.registry.create(entry("web"))
+
+    def drop_everything() -> None:
+        server.rotation.slots = replace(server.rotation.slots, slots=())
+
+    log.meanwhile = drop_everything
+    (outcome,) = await server.ca.issue([request("web")])
+    assert isinstance(outcome, IssuanceRefused)
+    assert outcome.reason == "issuer_gone"
+    assert server.ledger.names() == frozenset()
+
+
+async def test_each_request_has_its_outcome_in_order_and_an_unknown_entry_spoils_no_other(tmp_path: Path):
+    server = memory_ca(FakeClock(), tmp_path)
+    await server.start()
+    await server.registry.create(entry("web"))
+    wanted = ["web", "unknown"] * 70  # more than one chunk
+    outcomes = await server.ca.issue([request(each) for each in wanted])
+    assert [type(outcome) for outcome in outcomes] == [Issued, NotFound] * 70
+    assert len({outcome.leaf.serial for outcome in outcomes if isinstance(outcome, Issued)}) == 70
+
+
+async def test_without_an_active_intermediate_nothing_is_signed_and_the_reason_is_told(tmp_path: Path):
+    server = memory_ca(FakeClock(), tmp_path)
+    await server.registry.create(entry("web"))
+    (outcome,) = await server.ca.issue([request("web")])
+    assert isinstance(outcome, IssuanceRefused)
+    assert outcome.reason == "no_issuer"
