@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from sds import sds_api, workload_api
+from sds.call_limit import CallLimit
 from sds.gate import Gate, GateLimits
 from sds.observe import Observer, Silent
 from sds.provider import Provider
@@ -22,6 +23,8 @@ from sds.workload_api import WorkloadAPI
 from sds.workload_header import HeaderCheck
 
 _MOST_PENDING = 100_000
+_CALLS_PER_CONNECTION = 4
+"""As many as a proxy has on the average. A user with many connections may have so many times their limit, on whichever of them."""
 _SERVICES = (sds_api.SERVICE, workload_api.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
 
 _OPTIONS = (
@@ -63,7 +66,8 @@ async def serve_workloads(
     observer = observer or Silent()
     async with Gate(limits=limits.gate, on_shed=observer.connection_shed) as gate:
         options = (*_OPTIONS, ("grpc.max_receive_message_length", limits.message_bytes))
-        server = grpc.aio.server(interceptors=(HeaderCheck(),), options=options)
+        calls = CallLimit(identify=gate.identify, per_uid=_CALLS_PER_CONNECTION * limits.gate.per_uid)
+        server = grpc.aio.server(interceptors=(calls, HeaderCheck()), options=options)
         api = WorkloadAPI(
             provider=provider, identify=gate.identify, now=now, observer=observer, patience=limits.first_svid
         )

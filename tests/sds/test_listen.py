@@ -194,3 +194,27 @@ async def test_a_message_larger_than_the_limit_is_refused(tmp_path: Path, limits
         stream = channel.stream_stream("/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets")()
         await stream.write(b"x" * size)
         assert await stream.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("silent", [True, False], ids=["SDS streams that say nothing", "health watches"])
+async def test_one_user_has_so_many_calls_open_and_no_more_whatever_they_are(tmp_path: Path, *, silent: bool):
+    limits = WorkloadLimits(gate=GateLimits(per_uid=2))
+    async with serving(tmp_path, limits=limits) as workloads, workloads.channel() as channel:
+
+        def call() -> grpc.aio.Call:
+            if silent:
+                return channel.stream_stream("/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets")()
+            return channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")
+
+        calls = [call() for _ in range(9)]
+        await until(lambda: any(each.done() for each in calls))
+        (refused,) = [each for each in calls if each.done()]
+        assert await refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await refused.details() == f"uid {os.getuid()} has 8 calls open, which is the limit"
+        for each in calls:
+            each.cancel()
+
+        async def served() -> bool:
+            return await answer(workloads, "/grpc.health.v1.Health/Watch") is None
+
+        await until(served)
