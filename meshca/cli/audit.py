@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -85,28 +86,29 @@ def prune(
 
 def _table(found: pb.AuditRecordList) -> Table:
     return rows(
-        ["AT", "KIND", "SERIAL", "SPIFFE ID", "WHAT", "RECORD"],
-        (
-            (r.at, r.kind, r.serial[:_SHOWN], r.spiffe_id, _gist(r.body), f"{r.writer}:{r.sequence}")
-            for r in found.records
-        ),
+        ["AT", "RECORD", "KIND", "WHAT"],
+        ((each.at, f"{each.writer}:{each.sequence}", each.kind, _gist(each)) for each in found.records),
     )
 
 
-def _gist(body: str) -> str:
-    """The scalars of a record's body in one line: ids shortened, and without what is empty, false or has a column of its own."""
+def _gist(record: pb.AuditRecord) -> str:
+    """What the record says in one line: ids shortened, and without what is empty or false."""
+    serial = f"serial={record.serial[:_SHOWN]}" if record.serial else ""
+    return " ".join(filter(None, [record.spiffe_id, serial, *_members(record)]))
+
+
+def _members(record: pb.AuditRecord) -> Iterator[str]:
+    """The scalars of the record's body that its fields do not have."""
     try:
-        members = json.loads(body)
+        members = json.loads(record.body)
     except ValueError:
-        return body
+        members = None
     if not isinstance(members, dict):
-        return body
-    plain = {
-        name: value
-        for name, value in members.items()
-        if isinstance(value, str | int) and value is not False and value != ""
-    }
-    return " ".join(f"{name}={_brief(value)}" for name, value in plain.items() if name not in {"serial", "spiffe_id"})
+        yield record.body
+        return
+    for name, value in members.items():
+        if isinstance(value, str | int) and value is not False and value not in ("", record.serial, record.spiffe_id):
+            yield f"{name}={_brief(value)}"
 
 
 def _brief(value: object) -> str:

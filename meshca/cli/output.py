@@ -32,6 +32,7 @@ from meshca.clock import SystemClock
 Json = dict[str, Any]
 
 _PIPE_WIDTH = 4096  # what is piped is never folded
+_WHOLE = frozenset({"ID", "KIND", "AT", "RECORD"})  # columns that are not folded: they are copied, or short
 
 
 def console() -> Console:
@@ -98,12 +99,14 @@ def _print_plain(screen: Console, table: Table) -> None:
 
 
 def rows(titles: Sequence[str], cells: Iterable[Sequence[object]], *, title: str = "") -> Table:
-    """A table for eyes: one row each; lists one item a line."""
+    """A table for eyes: one row each; lists one item a line; columns that are empty in every row are left out."""
+    lines = [[shown(cell) for cell in row] for row in cells]
+    used = [index for index in range(len(titles)) if not lines or any(line[index] for line in lines)]
     table = _table(title=title or None, title_justify="left", header_style="bold")
-    for each in titles:
-        table.add_column(each, overflow="fold", no_wrap=each in {"ID", "KIND"})
-    for row in cells:
-        table.add_row(*(Text(shown(cell)) for cell in row))
+    for index in used:
+        table.add_column(titles[index], overflow="fold", no_wrap=titles[index] in _WHOLE)
+    for line in lines:
+        table.add_row(*(Text(line[index]) for index in used))
     return table
 
 
