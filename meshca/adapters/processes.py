@@ -64,6 +64,19 @@ def find_process(pid: int) -> UnixPeer:
     return UnixPeer(pid=pid, uid=status.uid, gid=status.gid, started=started, socket="", alive=life.alive)
 
 
+def has_ended(holder: str) -> bool:
+    """Whether a holder's process has provably ended: its pid is free, or somebody else's."""
+    match holder.split("/"):
+        case ["unix", pid, started, *_]:
+            try:
+                return find_process(int(pid)).started != int(started)
+            except NotAuthorized:
+                return True
+            except OSError:  # we cannot look, so it is not proven
+                return False
+    return False
+
+
 def read_status(pid: int) -> Status:
     """Return who a process is now. Raises NotAuthorized, and OSError as `read_process` does."""
     lines = dict(line.split(b":", 1) for line in read_process(pid, "status").splitlines())

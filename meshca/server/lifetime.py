@@ -1,0 +1,54 @@
+"""How long the process runs, and what it hears meanwhile: SIGTERM and SIGINT end it, SIGHUP loads the configuration again."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+
+from meshca import logs
+from meshca.config import Config, reloadable
+from meshca.errors import MeshcaError
+from meshca.notify import Notify
+
+Load = Callable[[], Config]
+
+logger = logging.getLogger(__name__)
+
+
+async def until_told(config: Config, load: Load, apply: Callable[[Config], None], notify: Notify) -> None:
+    """Wait for SIGTERM or SIGINT; at each SIGHUP, load the configuration again and `apply` what can be."""
+    loop, told, hangup = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    while await _first(told, hangup) is hangup:
+        hangup.clear()
+        notify.reloading()
+        config = _reload(config, load)
+        apply(config)
+        notify.ready()
+
+
+async def _first(*events: asyncio.Event) -> asyncio.Event:
+    """The first of the events that is set, in the order given."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    return next(event for event in events if event.is_set())
+
+
+def _reload(old: Config, load: Load) -> Config:
+    """Apply what can be applied now; a configuration that is wrong changes nothing."""
+    try:
+        outcome = reloadable(old, load())
+    except MeshcaError as error:
+        logger.error("configuration not reloaded", extra={"reason": str(error)})  # noqa: TRY400 - the reason is all there is
+        return old
+    logs.configure(outcome.config.log.format, outcome.config.log.level)
+    changes = {
+        "applied": [str(each) for each in outcome.applied],
+        "restart_needed": [str(each) for each in outcome.restart],
+    }
+    logger.info("configuration reloaded", extra=changes)
+    return outcome.config
