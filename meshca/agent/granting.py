@@ -58,6 +58,8 @@ class Outlook:
         self.index: EntryIndex = before.index if before is not None and same else EntryIndex(view.entries)
         self.hashes = any(map(is_hash, self.index.wanted))
         self._bundles: dict[frozenset[TrustDomain], BundleSet] = {}
+        own = view.bundles.get(view.trust_domain)
+        self._roots = frozenset(map(_key_id, own.x509_authorities)) if own else frozenset()
 
     def bundles(self, entries: Iterable[Entry]) -> BundleSet:
         """The own bundle and those that the entries federate with, none of them empty. Equal sets are one object."""
@@ -81,10 +83,18 @@ class Outlook:
         return outdated or due(leaf, now) or self._must_be_replaced(leaf)
 
     def _must_be_replaced(self, leaf: Leaf) -> bool:
-        """Not while the authority to be left is still the one that signs: then a new leaf would be as the old one."""
-        return leaf.intermediate_id != self.view.active and not self.view.replace.isdisjoint(
-            (leaf.intermediate_id, leaf.root_id)
-        )
+        """Not while the authority to be left is still the one that signs: then a new leaf would be as the old one.
+
+        A root that was dropped by force is not there to be left any more, but whoever shows a leaf below it is refused by all.
+        """
+        if leaf.intermediate_id == self.view.active or not self._roots:
+            return False
+        return leaf.root_id not in self._roots or not self.view.replace.isdisjoint((leaf.intermediate_id, leaf.root_id))
+
+
+def _key_id(authority: x509.Certificate) -> str:
+    """The id of an authority: its subject key identifier in hex."""
+    return x509.SubjectKeyIdentifier.from_public_key(authority.public_key()).digest.hex()
 
 
 def served(

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from meshca.adapters.processes import has_ended
 from meshca.adapters.workload_unix import UnixAttestor
 from meshca.agent.workloads import LIFE_CHECK_SECONDS, Workloads
 from meshca.errors import IssuanceRefused, NotFound
 from meshca.model import Entry, HolderReport, Issued
 from meshca.ports import WorkloadAttestor
-from meshca.wiring import is_gone
 from sds.caller import UnixPeer
 from sds.errors import NotAuthorized
 from sds.peer import start_time
@@ -28,7 +28,7 @@ from spiffe.id import TrustDomain
 from tests.support.children import python
 from tests.support.clock import FakeClock
 from tests.support.pki import CA
-from tests.support.scripted import OURS, ScriptedAttestor, ScriptedAuthority
+from tests.support.scripted import OURS, ScriptedAttestor, ScriptedAuthority, authority_id
 from tests.support.values import entry, selectors
 from tests.support.wait import until
 
@@ -246,6 +246,20 @@ async def test_leaves_below_an_authority_to_be_left_are_replaced_at_once_and_rep
     assert stage.requests == ["web", "web"]
 
 
+async def test_leaves_below_a_root_that_was_dropped_by_force_are_replaced_at_once(stage: Stage):
+    stage.authority.start(web())
+    async with streams(stage, caller()) as [stream]:
+        await granted(stream, "/web")
+        old = serials(stream)[0]
+        stage.authority.roots[:] = [CA.create(OURS.name)]
+        stage.authority.issuers.append(stage.authority.roots[-1].intermediate())
+        stage.authority.change(
+            bundles=stage.authority.bundles(), active=authority_id(stage.authority.issuers[-1]), replace=frozenset()
+        )
+        await renewed(stream, old)
+    assert stage.requests == ["web", "web"]
+
+
 async def test_no_leaf_is_asked_for_while_the_authority_to_be_left_is_the_one_that_signs(stage: Stage):
     stage.authority.start(web())
     async with streams(stage, caller()) as [stream]:
@@ -412,7 +426,7 @@ async def test_a_process_that_we_are_too_short_of_files_to_look_at_keeps_what_it
                 stage.clock.advance(timedelta(seconds=LIFE_CHECK_SECONDS))
                 stage.authority.change(entries=(*stage.authority.view.value.entries, entry("late")))
                 await settled(stage)
-                assert not is_gone(next(iter(stage.workloads._workloads)))
+                assert not has_ended(next(iter(stage.workloads._workloads)))
             assert stream.grants.value == first
             stage.authority.change(entries=(web(selectors=selectors(f"unix:path:{EXECUTABLE}"), hint="later"),))
             stage.clock.advance(2 * SECOND)
