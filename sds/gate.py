@@ -78,6 +78,11 @@ class GateLimits:
         fit = max(0, soft - self.reserved_files) // _FILES_PER_CONNECTION
         return fit if self.total is None else min(fit, self.total)
 
+    def share(self) -> int:
+        """Return how many of them one user may have: where few files fit, a quarter is still left for the others."""
+        capacity = self.capacity()
+        return min(self.per_uid, capacity - capacity // 4)
+
 
 def raise_open_files() -> int:
     """Raise the soft limit of open files to the hard one, and return it. Harmless to repeat."""
@@ -105,7 +110,7 @@ class Gate:
         self._on_shed = on_shed
         self._log = LogLimit(logger)
         self._directory: Path | None = None
-        self._capacity = 0
+        self._capacity = self._share = 0
         self._listeners: dict[str, tuple[Listener, asyncio.Task[None]]] = {}
         self._peers: dict[str, UnixPeer] = {}
         self._joints: set[Joint] = set()
@@ -127,7 +132,7 @@ class Gate:
 
     async def __aenter__(self) -> Self:
         self._directory = Path(tempfile.mkdtemp(prefix="meshca-"))  # 0700
-        self._capacity = self._limits.capacity()
+        self._capacity, self._share = self._limits.capacity(), self._limits.share()
         check_path(self.private)
         return self
 
@@ -203,8 +208,8 @@ class Gate:
         return peer, life
 
     def _check(self, peer: UnixPeer) -> None:
-        if self._per_uid[peer.uid] >= self._limits.per_uid:
-            raise self._shed(f"{peer}: {self._limits.per_uid} connections of one user are the limit")
+        if self._per_uid[peer.uid] >= self._share:
+            raise self._shed(f"{peer}: {self._share} connections of one user are the limit")
         if reason := self._admit(peer):
             raise NotAuthorized(f"{peer}: {reason}")
 

@@ -320,6 +320,17 @@ async def test_connections_beyond_a_limit_are_closed_at_once_and_the_log_says_wh
             each.close()
 
 
+@pytest.mark.parametrize(("total", "share"), [(1, 1), (2, 2), (100, 75)])
+def test_one_user_cannot_take_all_connections_where_few_fit(total: int, share: int):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limits = GateLimits()
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limits.reserved_files + 4 * total, before[1]))
+        assert limits.share() == share
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one():
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
