@@ -4,6 +4,8 @@ Rules:
 - uid, gid and socket are the kernel's word at connect. Supplementary groups, path and sha256 are of the process now.
 - Facts of now count only while the process still runs as the uid that connected: a setuid program is not who dialled.
 - Everything is read between two looks at whether the peer lives and what it runs; if that changes meanwhile, all is read again.
+- Files are hashed in a thread of their own, and for each user one after the other: who shows us large files, and touches them each
+  time, keeps only itself waiting. Nobody else's hash waits for more than one of each user, and no leaf waits for a hash.
 - What cannot be read gives no selector and a remark for `why`, never an error; unless it is we who are short of files or memory.
 """
 
@@ -13,6 +15,9 @@ import pwd
 import re
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from weakref import WeakValueDictionary
 
 from meshca.adapters.processes import Content, Executable, open_executable, read_status, still_runs
 from meshca.errors import InvalidInput
@@ -43,6 +48,8 @@ class UnixAttestor:
         self._max_hashed_bytes = max_hashed_bytes
         self._wanted: tuple[frozenset[Selector], bool] = frozenset(), False
         self._hashes: dict[Content, str] = {}
+        self._hasher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hash")
+        self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         self._users = _Names(lambda uid: pwd.getpwuid(uid).pw_name)
         self._groups = _Names(lambda gid: grp.getgrgid(gid).gr_name)
 
@@ -67,13 +74,18 @@ class UnixAttestor:
         status = read_status(peer.pid)
         if status.uid == peer.uid:
             await self._add_groups((peer.gid, *status.groups), found)
-            await self._add_executable(peer.pid, wanted, found)
+            async with self._turn(peer.uid, wanted):
+                await self._add_executable(peer.pid, wanted, found)
         else:
             await self._add_groups((peer.gid,), found)
             found.remarks.append(f"it now runs as uid {status.uid}: no other groups, unix:path or unix:sha256 are read")
         if read_status(peer.pid) != status:
             raise _Changed
         return frozenset(found.selectors), tuple(found.remarks)
+
+    def _turn(self, uid: int, wanted: frozenset[Selector]) -> AbstractAsyncContextManager[None]:
+        """One process of a user at a time where hashes are wanted, so that no more than one file of each is open for it."""
+        return self._turns.setdefault(uid, asyncio.Lock()) if self._wants_hash(wanted) else nullcontext()
 
     async def _add_groups(self, gids: Iterable[int], found: "_Findings") -> None:
         for gid in dict.fromkeys(gids):
@@ -109,8 +121,18 @@ class UnixAttestor:
         if executable.content not in self._hashes:
             if len(self._hashes) >= _MOST_HASHES:
                 self._hashes.clear()
-            self._hashes[executable.content] = await asyncio.to_thread(executable.sha256)
+            self._hashes[executable.content] = await self._hash(executable)
         return self._hashes[executable.content]
+
+    async def _hash(self, executable: Executable) -> str:
+        """Hash to the end even when cancelled: the file is closed next, and its number may then be somebody's connection."""
+        hashing = asyncio.get_running_loop().run_in_executor(self._hasher, executable.sha256)
+        try:
+            return await asyncio.shield(hashing)
+        finally:
+            while not hashing.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([hashing])
 
 
 class _Findings:

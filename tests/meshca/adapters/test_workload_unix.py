@@ -1,5 +1,6 @@
 """Real processes of several users, attested by what the kernel and /proc say."""
 
+import asyncio
 import grp
 import hashlib
 import os
@@ -8,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from meshca.adapters.processes import find_process
+from meshca.adapters.processes import Executable, find_process
 from meshca.adapters.workload_unix import UnixAttestor
 from meshca.model import Selector
 from sds.caller import UnixPeer
@@ -46,7 +48,7 @@ for command in sys.stdin:
 
 ATTEST_AS_NOBODY = """
 import asyncio, concurrent.futures.thread, os, sys
-from meshca.adapters.processes import find_process
+from meshca.adapters.processes import Executable, find_process
 from meshca.adapters.workload_unix import UnixAttestor
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 print(*asyncio.run(UnixAttestor().attest(find_process(int(sys.argv[1])), frozenset())), sep="\\n")
@@ -256,6 +258,29 @@ async def test_a_binary_that_is_too_large_to_hash_has_a_path_and_a_remark(dial: 
     assert f"unix:path:{child.runs}" in texts(found)
     assert not [each for each in texts(found) if each.startswith("unix:sha256")]
     assert "above the limit of 10" in remarks[0]
+
+
+class Endless(Executable):
+    """A file that is read until the test says so."""
+
+    read = threading.Event()
+
+    def sha256(self) -> str:
+        self.read.wait()
+        return "ab"
+
+
+async def test_a_file_stays_open_until_it_was_read_even_if_nobody_waits_for_its_hash_any_more(attestor: UnixAttestor):
+    executable = Endless(path="/bin/endless", doubt="", content=(1, 2, 3, 4, 5), descriptor=-1)
+    hashing = asyncio.create_task(attestor._hash(executable))
+    await until(lambda: attestor._hasher._threads)
+    for _ in range(3):
+        hashing.cancel()
+        await asyncio.sleep(0)
+    assert not hashing.done()
+    executable.read.set()
+    with pytest.raises(asyncio.CancelledError):
+        await hashing
 
 
 async def test_an_entry_that_names_an_interpreter_is_remarked_upon(attestor: UnixAttestor, dial: Callable[..., Child]):
