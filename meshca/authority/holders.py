@@ -95,6 +95,11 @@ class Ledger:
         """See the port."""
         return self._live.get(authority_id, 0)
 
+    def leaves_under(self, authority_id: str) -> tuple[Leaf, ...]:
+        """The live leaves that chain to this authority."""
+        leaves = (leaf for process in self._processes.values() for leaf in process.leaves.values())
+        return tuple(leaf for leaf in leaves if authority_id in {leaf.intermediate_id, leaf.root_id})
+
     def held_since(self) -> datetime | None:
         """Since when every holder has the published bundle; None while somebody is behind."""
         return self._held_since

@@ -7,7 +7,7 @@ from typing import Any
 from meshca.authority.holders import Ledger
 from meshca.authority.rotation import Rotation
 from meshca.errors import InvalidInput
-from meshca.model import Kind, Slot, Slots
+from meshca.model import Holder, Kind, Slot, Slots
 from meshca.ports import Clock
 from meshca.proto import admin_pb2 as pb
 from meshca.proto import admin_pb2_grpc as rpc
@@ -71,7 +71,7 @@ class AuthorityAPI(rpc.AuthoritiesServicer):
         await self._rotation.rotate(kind)
         while True:
             version, after = self._slots.version, self._rotation.slots
-            steps = list(walk.steps(before, after, behind=self._behind(), live_under=self._live))
+            steps = list(walk.steps(before, after, behind=self._behind(), leaves_under=self._ledger.leaves_under))
             for step in steps:
                 if step not in told:
                     yield self._progress(step)
@@ -102,8 +102,8 @@ class AuthorityAPI(rpc.AuthoritiesServicer):
         live = self._live(slot.id)
         return authority_message(slot, live_leaves=live, following=following(slot, behind=self._behind(), live=live))
 
-    def _behind(self) -> int:
-        return len(self._ledger.behind(self._rotation.slots.bundle.digest, self._clock.now()))
+    def _behind(self) -> tuple[Holder, ...]:
+        return self._ledger.behind(self._rotation.slots.bundle.digest, self._clock.now())
 
     def _live(self, slot_id: str) -> int:
         return self._ledger.live_under(slot_id, self._clock.now())

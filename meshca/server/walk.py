@@ -1,11 +1,12 @@
 """A rotation in words, for a person who waits: what each authority waits for, and how far a walk has come. Pure."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-from meshca.model import Activation, Kind, Leaving, Slot, Slots, State
+from meshca.model import Activation, Holder, Kind, Leaf, Leaving, Slot, Slots, State
 
-LiveUnder = Callable[[str], int]
+LeavesUnder = Callable[[str], Sequence[Leaf]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,9 @@ class Walk:
         """Everything of the kind but a prepared successor is to leave."""
         return cls(kind=kind, leaving=frozenset(slot.id for slot in slots.of(kind) if slot.state is not State.PREPARED))
 
-    def steps(self, before: Slots, after: Slots, *, behind: int, live_under: LiveUnder) -> Iterator[Step]:
+    def steps(
+        self, before: Slots, after: Slots, *, behind: Sequence[Holder], leaves_under: LeavesUnder
+    ) -> Iterator[Step]:
         """What has changed between two looks, then what is waited for now, or `done`."""
         yield from self._changes(before, after)
         present = {slot.id for slot in after.of(self.kind)}
@@ -39,12 +42,10 @@ class Walk:
             return
         prepared = after.of(self.kind, State.PREPARED)
         if prepared and self.kind is Kind.ROOT:
-            yield Step(name="waiting", text=_waiting(behind), authority_id=prepared[0].id, behind=behind)
+            yield Step(name="waiting", text=waiting(behind), authority_id=prepared[0].id, behind=len(behind))
         elif not prepared:
-            leaves = sum(live_under(each) for each in present & self.leaving)
-            yield Step(
-                name="replacing", text=f"{leaves} leaves below the old {self.kind} are being replaced", behind=leaves
-            )
+            leaves = [leaf for each in sorted(present & self.leaving) for leaf in leaves_under(each)]
+            yield Step(name="replacing", text=_replacing(self.kind, leaves), behind=len(leaves))
 
     def _changes(self, before: Slots, after: Slots) -> Iterator[Step]:
         was = {slot.id: slot.state for slot in before.of(self.kind)}
@@ -59,20 +60,43 @@ class Walk:
             yield Step(name="dropped", text=f"{self.kind} {slot_id[:8]} is gone", authority_id=slot_id)
 
 
-def following(slot: Slot, *, behind: int, live: int) -> str:
+def following(slot: Slot, *, behind: Sequence[Holder], live: int) -> str:
     """What comes next for an authority, and after what."""
     match slot.state:
         case State.PREPARED if slot.activation is Activation.BY_HAND:
             return f"waits for `meshca authority activate {slot.id}`"
         case State.PREPARED:
-            return f"becomes active: {_waiting(behind)}"
+            return f"becomes active: {waiting(behind)}"
         case State.ACTIVE if slot.leaving is not Leaving.NO:
             return "is replaced as soon as its successor is ready"
         case State.ACTIVE:
             return "signs; its successor is prepared at half of its life"
+        case _ if live:
+            return f"leaves once {counted(live, 'live leaf', 'live leaves')} below it are replaced or have expired"
         case _:
-            return f"leaves once its {live} live leaves are replaced or expired"
+            return "leaves as soon as that has settled: no live leaf is below it"
 
 
-def _waiting(behind: int) -> str:
-    return f"{behind} holders do not have the new bundle yet" if behind else "every holder has the new bundle; settling"
+def waiting(behind: Sequence[Holder]) -> str:
+    """Whom an activation waits for, the one first who has been behind the longest."""
+    if not behind:
+        return "every holder has the new bundle; settling"
+    who = counted(len(behind), "holder", "holders")
+    return f"waits for {who} to take the new bundle, first {behind[0].name}, {_until(behind[0].expires)} at most"
+
+
+def _replacing(kind: Kind, leaves: Sequence[Leaf]) -> str:
+    if not leaves:
+        return f"no leaf is left below the old {kind}; settling"
+    last = max(leaves, key=lambda leaf: leaf.not_after)
+    below = counted(len(leaves), "leaf", "leaves")
+    return f"{below} below the old {kind} to be replaced, the last to end is of {last.holder}, {_until(last.not_after)}"
+
+
+def _until(at: datetime) -> str:
+    return f"until {at:%H:%M:%S}Z"
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """A number and its noun, as a person would say it."""
+    return f"{number} {one if number == 1 else many}"

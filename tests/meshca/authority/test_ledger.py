@@ -155,6 +155,13 @@ def test_an_authority_is_free_since_its_last_leaf_went():
     assert made.free_since("never seen") is None
 
 
+def test_the_leaves_below_an_authority_are_told_by_name_for_who_waits_for_them():
+    made = ledger(leaf(1), leaf(2, "p2", intermediate_id="i2"), leaf(3, "p3", root_id="r2", intermediate_id="i3"))
+    assert [each.serial for each in made.leaves_under("r1")] == [1, 2]
+    assert [each.holder for each in made.leaves_under("i2")] == ["p2"]
+    assert made.leaves_under("r3") == ()
+
+
 def test_what_expires_is_forgotten_and_so_is_who_has_nothing_else():
     made = ledger(leaf(1), leaf(2, "p2", at=10), leaf(3, "p1", name="db", at=10))
     assert made.earliest_expiry() == START + HOUR
