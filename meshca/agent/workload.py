@@ -73,10 +73,10 @@ class Workload:
         self.streams += 1
         return self.holding.open()
 
-    def close(self, stream: StreamHolding) -> None:
+    def close(self, stream: StreamHolding, now: datetime) -> None:
         """One stream less."""
         self.streams -= 1
-        self.holding.close(stream)
+        self.holding.close(stream, now)
 
     def end(self) -> None:
         """The process has ended: nothing is granted any more, and nobody holds its leaves."""
@@ -157,6 +157,7 @@ class Workload:
         if self.streams:
             times += [due_at(each.leaf) for each in self.credentials.values()]
             times += [setback.retry_at for setback in self.setbacks.values()]
+            times += filter(None, (self.holding.doubtful_until,))
         return min((time for time in times if time > now), default=None)
 
 

@@ -55,9 +55,9 @@ class _Stream:
         self._workload.holding.delivered(self._holding, proof)
         self._on_proof(self._workload)
 
-    def close(self) -> None:
+    def close(self, now: datetime) -> None:
         """The stream has ended."""
-        self._workload.close(self._holding)
+        self._workload.close(self._holding, now)
 
 
 class Workloads:
@@ -118,7 +118,7 @@ class Workloads:
             self._decide(workload, self._entitled(workload))
             yield stream
         finally:
-            stream.close()
+            stream.close(self._clock.now())
             if not workload.streams and not workload.peer.alive():
                 workload.end()
             self._stir(workload)
@@ -204,7 +204,7 @@ class Workloads:
         while self._timetable and self._timetable[0][0] <= now:
             at, _, workload = heappop(self._timetable)
             if workload.next_at == at:
-                self._stirred[workload] = None
+                self._stir(workload)
 
     async def _check_lives(self) -> None:
         """End those whose process has ended: a child may keep its connection open."""

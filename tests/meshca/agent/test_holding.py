@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from meshca.agent.holding import Holding, StreamHolding
+from meshca.agent.holding import LONGEST_RECONNECT, Holding, StreamHolding
 from meshca.authority.holders import Ledger
 from meshca.model import HolderReport, Leaf
 from sds.provider import Proof
@@ -70,14 +70,41 @@ def test_a_resource_without_a_bundle_takes_no_bundle_away_and_one_without_leaves
 def test_a_leaf_counts_as_used_by_a_stream_that_ended_until_another_has_the_newest(holding: Holding):
     ended, other = holding.open(), holding.open()
     holding.delivered(ended, proof(1, bundle="a"))
-    holding.close(ended)
+    holding.close(ended, T0)
     holding.issued(leaf(2))
     assert holding.report() == report(bundle="a")
     holding.delivered(other, proof(1))
     assert holding.report() is None
     assert holding.streams_with(1) == 1
     holding.delivered(other, proof(2))
+    assert holding.report() is None, "who ended may come back with it"
+    holding.expire(T0 + LONGEST_RECONNECT)
     assert holding.report() == report(1, bundle="a", held=(2,))
+
+
+def test_a_stream_that_was_cut_off_holds_its_bundle_and_leaf_until_a_later_one_takes_its_place(holding: Holding):
+    cut_off, other = holding.open(), holding.open()
+    for stream in (cut_off, other):
+        holding.delivered(stream, proof(1, bundle="a"))
+    assert holding.report() == report(bundle="a", held=(1,))
+    holding.close(cut_off, T0)
+    holding.issued(leaf(2))
+    holding.delivered(other, proof(2, bundle="b"))
+    assert holding.report() == report()
+    holding.delivered(other, proof(2, bundle="b"))
+    assert holding.report() is None
+    holding.delivered(holding.open(), proof(2, bundle="b"))
+    assert holding.report() == report(1, bundle="b", held=(2,))
+    assert holding.doubtful_until is None
+
+
+def test_what_a_process_holds_is_told_again_with_each_leaf_since_the_ca_may_have_forgotten_it(holding: Holding):
+    stream = holding.open()
+    holding.delivered(stream, proof(1, bundle="a"))
+    assert holding.report() == report(bundle="a", held=(1,))
+    holding.expire(T0 + timedelta(hours=1))
+    holding.issued(leaf(2, not_after=T0 + timedelta(hours=2)))
+    assert holding.report() == report(bundle="a")
 
 
 def test_the_leaves_of_two_entries_do_not_replace_each_other(holding: Holding):
@@ -96,9 +123,11 @@ def test_streams_that_disagree_prove_nothing_and_the_last_word_outlives_them(hol
     assert holding.report() == report(bundle="a")
     holding.delivered(two, proof(bundle="b"))
     assert holding.report() == report()
-    holding.close(one)
+    holding.close(one, T0)
+    assert holding.report() is None, "it may come back with the other"
+    holding.expire(T0 + LONGEST_RECONNECT)
     assert holding.report() == report(bundle="b")
-    holding.close(two)
+    holding.close(two, T0)
     assert holding.report() is None
     assert holding.bundle == "b"
 
@@ -106,14 +135,14 @@ def test_streams_that_disagree_prove_nothing_and_the_last_word_outlives_them(hol
 def test_what_a_short_stream_had_is_not_lost(holding: Holding):
     stream = holding.open()
     holding.delivered(stream, proof(1, bundle="a"))
-    holding.close(stream)
+    holding.close(stream, T0)
     assert holding.report() == report(bundle="a", held=(1,))
 
 
 def test_an_expired_leaf_is_forgotten(holding: Holding):
     stream = holding.open()
     holding.delivered(stream, proof(1))
-    holding.close(stream)
+    holding.close(stream, T0)
     holding.issued(leaf(2, not_after=T0 + timedelta(hours=3)))
     holding.expire(T0 + timedelta(hours=2))
     holding.delivered(holding.open(), proof(1))
@@ -139,8 +168,8 @@ def test_after_a_restart_a_leaf_of_the_earlier_life_counts_until_all_streams_hav
     holding.delivered(second, proof(bundle="a"))
     assert live() == 2, "the leaf of the other entry may still be in use"
     assert ledger.behind("a", now) == ()
-    holding.close(first)
-    holding.close(second)
+    holding.close(first, T0)
+    holding.close(second, T0)
     assert (live(), ledger.names()) == (2, {HOLDER})
 
 
@@ -180,7 +209,7 @@ class HoldingMachine(RuleBasedStateMachine):
     @rule(stream=consumes(streams))
     def close_stream(self, stream: ModelStream):
         self.open.remove(stream)
-        self.holding.close(stream.twin)
+        self.holding.close(stream.twin, T0)
 
     @rule(
         stream=streams,
@@ -195,6 +224,10 @@ class HoldingMachine(RuleBasedStateMachine):
         self.holding.delivered(stream.twin, proof(*serials.values(), bundle=bundle))
 
     @rule()
+    def give_up_who_did_not_come_back(self):
+        self.holding.expire(T0 + LONGEST_RECONNECT)
+
+    @rule()
     def tell(self):
         told = self.holding.report()
         if told is not None:
@@ -202,7 +235,9 @@ class HoldingMachine(RuleBasedStateMachine):
             assert not told.replaced & self.replaced
             self.replaced |= told.replaced
         carried = {stream.bundle for stream in self.open} - {""}
-        if carried:
+        if carried and self.told.bundle:
+            assert carried == {self.told.bundle}
+        if carried and self.holding.doubtful_until is None:
             assert self.told.bundle == (min(carried) if len(carried) == 1 else "")
         assert not self.told.held & self.replaced
         for serial in self.told.held:
@@ -222,6 +257,7 @@ class HoldingMachine(RuleBasedStateMachine):
         if not hasattr(self, "issued"):
             return
         newest = {of: serials[-1] for of, serials in self.issued.items() if serials}
+        self.holding.expire(T0 + LONGEST_RECONNECT)
         for stream in [*self.open, ModelStream(twin=self.holding.open())]:
             stream.bundle, stream.serials = "a", newest
             self.holding.delivered(stream.twin, proof(*newest.values(), bundle="a"))
