@@ -6,6 +6,7 @@ Constructors do no I/O; contexts open and close, in order: what can fail fails b
 import asyncio
 import gc
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
@@ -47,6 +48,8 @@ CLOCK = SystemClock()
 
 def run_up(load: Load) -> None:
     """Run server and agent in one process until SIGTERM or SIGINT; SIGHUP loads the configuration again. Raises CannotStart."""
+    # A SIGHUP that comes before we are ready has nothing to reload, and must not end us.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     config = load()
     harden()
     logs.configure(config.log.format, config.log.level)

@@ -1,5 +1,6 @@
 """The server as a process: it starts, says so, reloads, mends itself, ends, and starts again."""
 
+import asyncio
 import base64
 import json
 import os
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from meshca.client import AdminClient, connect
 from meshca.clock import SystemClock
+from meshca.csr import make_csr
 from meshca.demo.server import Server, register, running_server
 from meshca.errors import CannotStart
 from meshca.proto import admin_pb2 as pb
@@ -43,6 +46,7 @@ level = "debug"
 settle = "50ms"
 tick = "20ms"
 """
+CSR = make_csr(ec.generate_private_key(ec.SECP256R1()))
 METRICS = {
     "meshca_svids_issued_total",
     "meshca_issuance_stage_seconds_bucket",
@@ -138,6 +142,46 @@ async def test_it_says_where_everything_is_serves_it_and_leaves_nothing_behind_a
         await server.start()
         await fetch(server)
     assert server.process.returncode == 0
+
+
+async def test_open_streams_do_not_hold_up_the_end_and_come_back_to_the_next_start(tmp_path: Path):
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(running_server(tmp_path, ["a"], settings=SETTINGS))
+        async with connect(server.admin_socket) as client:
+            await register(client, "spiffe://mesh.local/a", "socket:a")
+            workload = await stack.enter_async_context(witness(server.sockets["a"]))
+            watch = client.bundles.Watch(pb.BundleRequest())
+            assert (await watch.read()).x509_authorities
+            # A minted leaf reports nothing, so this rotation waits for as long as it lives.
+            await client.svids.Mint(pb.MintRequest(spiffe_id="spiffe://mesh.local/m", csr=CSR))
+            rotation = client.authorities.Rotate(pb.KindRequest(kind="root"))
+            assert (await rotation.read()).step == "prepared"
+            await server.stop()
+        assert server.process is not None
+        assert server.process.returncode == 0
+        assert "Traceback" not in server.log()
+        messages = len(workload.contexts)
+        await server.start()
+        await until(lambda: len(workload.contexts) > messages)
+        async with connect(server.admin_socket) as client:
+            assert [each.state for each in await roots(client)] == ["active", "prepared"]
+        assert workload.denials == []
+
+
+async def test_a_signal_before_it_is_ready_does_no_harm(tmp_path: Path):
+    async with running_server(tmp_path, ["a"], settings=SETTINGS) as server:
+        await server.stop()
+        (tmp_path / "data/lock").unlink()
+        starting = asyncio.create_task(server.start())
+        await until((tmp_path / "data/lock").exists, every=0.001)
+        os.kill(server.pid, signal.SIGHUP)
+        await starting
+        async with connect(server.admin_socket) as client:
+            assert (await client.status.Status(pb.Empty())).ready
+
+
+async def roots(client: AdminClient) -> list[pb.Authority]:
+    return [each for each in (await client.authorities.List(pb.Empty())).authorities if each.kind == "root"]
 
 
 async def test_no_private_key_is_in_the_most_talkative_log(tmp_path: Path):
