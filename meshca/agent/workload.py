@@ -39,6 +39,7 @@ class Workload:
         self.streams = 0
         self.ended = False
         self.next_at: datetime | None = None
+        self.planned: set[datetime] = set()
         self.grants = Latest(Grants(trust_domain=trust_domain, pending=True))
         self.holding = Holding(caller.holder)
         self._default = ""

@@ -203,6 +203,7 @@ class Workloads:
         self._seen = now
         while self._timetable and self._timetable[0][0] <= now:
             at, _, workload = heappop(self._timetable)
+            workload.planned.discard(at)
             if workload.next_at == at:
                 self._stir(workload)
 
@@ -242,7 +243,7 @@ class Workloads:
             selectors, remarks = await self._attestor.attest(workload.peer, outlook.index.wanted)
         except OSError:
             workload.next_at = self._clock.now() + _LOOK_AGAIN
-            heappush(self._timetable, (workload.next_at, next(self._numbers), workload))
+            self._plan(workload)
             return
         except NotAuthorized as error:
             selectors, remarks = frozenset(), (str(error),)
@@ -258,14 +259,18 @@ class Workloads:
     def _decide(self, workload: Workload, entries: tuple[Entry, ...]) -> None:
         """Set the grants, and see to what is missing, when to look again and whether to keep the workload at all."""
         now = self._clock.now()
-        before = workload.next_at
         workload.decide(self._outlook, entries, now)
         if workload.needs(self._outlook, now):
             self._issuing.want(workload)
-        if workload.next_at is not None and workload.next_at != before:
-            heappush(self._timetable, (workload.next_at, next(self._numbers), workload))
+        self._plan(workload)
         if not workload.streams and not workload.asked and not workload.credentials:
             self._workloads.pop(workload.peer.holder, None)
+
+    def _plan(self, workload: Workload) -> None:
+        """Look at it again in time. Each time stands in the timetable once, however often a process dials and leaves."""
+        if workload.next_at is not None and workload.next_at not in workload.planned:
+            workload.planned.add(workload.next_at)
+            heappush(self._timetable, (workload.next_at, next(self._numbers), workload))
 
     def _report(self) -> None:
         touched, self._touched = self._touched, {}

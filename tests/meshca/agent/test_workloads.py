@@ -350,6 +350,15 @@ async def test_what_the_whole_process_holds_is_reported_and_stays_true_after_its
     assert stage.authority.holder(connection.holder) == HolderReport(holder=connection.holder, bundle="second")
 
 
+async def test_a_process_that_dials_and_leaves_over_and_over_leaves_no_trace_of_each_time(stage: Stage):
+    stage.authority.start(web())
+    for _ in range(20):
+        async with streams(stage, caller()) as [stream]:
+            await granted(stream, "/web")
+        await settled(stage)
+    assert len(stage.workloads._timetable) <= 3
+
+
 async def test_a_process_that_ends_while_a_child_keeps_its_connection_gets_nothing_more(stage: Stage):
     stage.authority.start(web())
     process = await asyncio.create_subprocess_exec(*python("input()"), stdin=asyncio.subprocess.PIPE)
