@@ -91,11 +91,22 @@ def test_a_wrong_command_line_is_a_usage_error_without_a_traceback():
         assert "Traceback" not in ended.stderr
 
 
+def heed_ctrl_c() -> None:
+    """As at a terminal: a test run in the background of a shell ignores SIGINT, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_a_watch_quietly(admin: ScriptedServer):
     forever = iter(lambda: pb.Bundle(trust_domain="mesh.local", sequence=-1), None)
     admin.answers["Bundles.Watch"] = forever
     command = [sys.executable, "-m", "meshca", "bundle", "watch", "--admin-socket", admin.path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,  # noqa: PLW1509 - one call between fork and exec
+    ) as child:
         assert child.stdout
         assert child.stdout.readline().startswith("mesh.local")
         child.send_signal(signal.SIGINT)
