@@ -18,6 +18,8 @@ from spiffe.bundle import Bundle, BundleSet
 from spiffe.id import TrustDomain
 
 RESERVED_PATH = "/meshca"
+MOST_CHARACTERS = 256
+MOST_VALUES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +151,7 @@ class Registry:
             raise InvalidInput(
                 f"ttl {format_duration(entry.ttl)} is above the {format_duration(self.longest_ttl)} that an intermediate can carry"
             )
+        _check_size(entry)
         for selector in sorted(entry.selectors):
             check_vouched(selector)
         for trust_domain in sorted(entry.federates_with):
@@ -163,6 +166,20 @@ class Registry:
             raise Refused(
                 f"{trust_domain} is our own trust domain: its bundle follows from `meshca authority`, nobody sets it"
             )
+
+
+def _check_size(entry: Entry) -> None:
+    """Every caller's leaf has all the names, every look at a caller all the selectors, every list and log the words."""
+    for what, words in (("id", entry.id), ("source", entry.source)):
+        if len(words) > MOST_CHARACTERS or not words.isprintable():
+            raise InvalidInput(f"{what} {words[:80]!r} is not at most {MOST_CHARACTERS} printable characters")
+    for what, values in (
+        ("selectors", entry.selectors),
+        ("DNS names", entry.dns_names),
+        ("domains", entry.federates_with),
+    ):
+        if len(values) > MOST_VALUES:
+            raise InvalidInput(f"{entry.spiffe_id} has {len(values)} {what}, the limit is {MOST_VALUES}")
 
 
 def plan_apply(present: Iterable[Entry], wanted: Sequence[Entry], source: str, *, prune: bool) -> Applied:

@@ -152,3 +152,24 @@ async def test_an_entry_deleted_now_is_remembered_as_cut_off(registry: Registry)
     assert registry.cut_off == {made.id}
     with pytest.raises(NotFound):
         await registry.delete(made.id, now=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"id": "x" * 257}, "id 'xxx.* is not at most 256 printable characters"),
+        ({"id": "web\x1b[31m"}, r"id 'web\\x1b\[31m' is not"),
+        ({"source": "x" * 257}, "source 'xxx"),
+        (
+            {"selectors": frozenset(Selector("unix", f"uid:{n}") for n in range(101))},
+            "has 101 selectors, the limit is 100",
+        ),
+        ({"dns_names": tuple(f"a{n}.example" for n in range(101))}, "has 101 DNS names, the limit is 100"),
+    ],
+)
+async def test_an_entry_is_no_larger_than_a_leaf_a_list_and_a_log_can_bear(
+    registry: Registry, changes: dict[str, Any], text: str
+):
+    with pytest.raises(InvalidInput, match=text):
+        await registry.create(entry(**changes))
+    assert registry.entries == ()
