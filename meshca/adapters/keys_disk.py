@@ -2,6 +2,7 @@
 
 Rules:
 - A key that was returned is on the disk; a file is there whole or not at all.
+- The directory is the one that was first opened: where it was moved away or unmounted, the keys are not gone, but cannot be seen.
 - A wrong passphrase stops the start: a key that we can not open is not gone, and its authority must not be dropped.
 - No repr shows a key or the passphrase, and the object can not be pickled.
 """
@@ -47,6 +48,7 @@ class DiskKeyManager:
         self._path = directory
         self._passphrase = passphrase
         self._one_at_a_time = threading.Lock()
+        self._opened: tuple[int, int] | None = None
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a key manager can not be pickled or copied: it leads to private keys")
@@ -90,10 +92,19 @@ class DiskKeyManager:
     @contextmanager
     def _directory(self) -> Iterator[int]:
         try:
-            with self._one_at_a_time, private_directory(self._path) as opened:
+            with self._one_at_a_time, private_directory(self._path, make=self._opened is None) as opened:
+                self._check_same(os.fstat(opened))
                 yield opened
         except OSError as error:
             raise StoreUnavailable(f"keys in {self._path} can not be read or written: {error}") from error
+
+    def _check_same(self, status: os.stat_result) -> None:
+        found = status.st_dev, status.st_ino
+        self._opened = self._opened or found
+        if found != self._opened:
+            raise StoreUnavailable(
+                f"{self._path} is another directory than when the server started: put it back, or restart"
+            )
 
     def _encoded(self, key: AuthorityKey) -> bytes:
         encryption = BestAvailableEncryption(self._passphrase) if self._passphrase else NoEncryption()

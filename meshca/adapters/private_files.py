@@ -38,17 +38,25 @@ def check_private_file(status: os.stat_result, path: Path) -> None:
 
 
 @contextmanager
-def private_directory(path: Path, *, parents: bool = False) -> Iterator[int]:
-    """An open descriptor of the directory, made with mode 0700 if it is not there (and its `parents`). Raises CannotStart, OSError."""
+def private_directory(path: Path, *, parents: bool = False, make: bool = True) -> Iterator[int]:
+    """An open descriptor of the directory, made with mode 0700 if it is not there (and its `parents`). Raises CannotStart, OSError.
+
+    Without `make` one that is not there is a FileNotFoundError.
+    """
     if parents and not path.parent.exists():
         with private_directory(path.parent, parents=True):
             pass
-    with suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-        sync_directory(path.parent)
+    if make:
+        _make(path)
     with directory(path) as opened:
         check_private(os.fstat(opened), path)
         yield opened
+
+
+def _make(path: Path) -> None:
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+        sync_directory(path.parent)
 
 
 @contextmanager

@@ -233,3 +233,20 @@ def test_a_data_directory_gets_its_missing_parents_and_all_of_them_are_private(t
     with private_directory(tmp_path / "home" / "state" / "meshca", parents=True) as opened:
         assert os.path.samestat(os.fstat(opened), (tmp_path / "home/state/meshca").stat())
     assert [stat.S_IMODE((tmp_path / each).stat().st_mode) for each in ("home", "home/state")] == [0o700, 0o700]
+
+
+def test_keys_that_were_moved_away_under_a_running_server_are_not_gone_but_cannot_be_seen(home: Path):
+    keys = DiskKeyManager(home)
+    key_id, _ = keys.generate(KeyType.EC_P256)
+    home.rename(home.with_name("elsewhere"))
+    for ask in (keys.key_ids, lambda: keys.load(key_id)):
+        with pytest.raises(StoreUnavailable, match="No such file"):
+            ask()
+    assert not home.exists()
+    home.mkdir(mode=0o700)
+    for ask in (keys.key_ids, lambda: keys.load(key_id)):
+        with pytest.raises(StoreUnavailable, match="another directory than when the server started: put it back"):
+            ask()
+    home.rmdir()
+    home.with_name("elsewhere").rename(home)
+    assert keys.key_ids() == {key_id}
