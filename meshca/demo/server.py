@@ -29,7 +29,7 @@ admin_socket = "{directory}/admin.sock"
 enabled = false
 
 [authority]
-settle = "200ms"
+settle = "{settle}"
 tick = "50ms"
 """
 
@@ -42,6 +42,7 @@ class Server:
     trust_domain: str
     sockets: Mapping[str, Path]
     settings: str = ""
+    settle: str = "200ms"
     process: asyncio.subprocess.Process | None = field(default=None, init=False)
 
     @property
@@ -89,7 +90,7 @@ class Server:
 
     def _write_settings(self) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        base = SETTINGS.format(trust_domain=self.trust_domain, directory=self.directory)
+        base = SETTINGS.format(trust_domain=self.trust_domain, directory=self.directory, settle=self.settle)
         (self.directory / "meshca.toml").write_text(self.settings.format(directory=self.directory) or base)
 
     async def _until_ready(self) -> None:
@@ -112,11 +113,16 @@ class Server:
 
 @asynccontextmanager
 async def running_server(
-    directory: Path, sockets: Sequence[str], *, trust_domain: str = "mesh.local", settings: str = ""
+    directory: Path,
+    sockets: Sequence[str],
+    *,
+    trust_domain: str = "mesh.local",
+    settings: str = "",
+    settle: str = "200ms",
 ) -> AsyncIterator[Server]:
     """Run a server with workload sockets of these names until the context ends. `{directory}` in the settings (TOML) is filled in."""
     paths = {name: directory / f"{name}.sock" for name in sockets}
-    server = Server(directory=directory, trust_domain=trust_domain, sockets=paths, settings=settings)
+    server = Server(directory=directory, trust_domain=trust_domain, sockets=paths, settings=settings, settle=settle)
     try:
         await server.start()
         yield server

@@ -17,6 +17,7 @@ from meshca.proto import admin_pb2 as pb
 from tests.support.wait import until
 
 LEAF_SECONDS = 60
+SETTLE = "500ms"  # on a busy machine a handshake in flight may take longer than the demo allows it
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,12 +67,12 @@ class Mesh:
 
 @asynccontextmanager
 async def running_mesh(
-    directory: Path, *, delta: bool = False, leaf_seconds: int = LEAF_SECONDS, settings: str = ""
+    directory: Path, *, delta: bool = False, leaf_seconds: int = LEAF_SECONDS
 ) -> AsyncIterator[Mesh]:
     """The mesh of the demo, ready and able to talk."""
     async with AsyncExitStack() as stack:
         application = await stack.enter_async_context(running_application())
-        server = await stack.enter_async_context(running_server(directory, ["frontend", "backend"], settings=settings))
+        server = await stack.enter_async_context(running_server(directory, ["frontend", "backend"], settle=SETTLE))
         client = await stack.enter_async_context(connect(server.admin_socket))
         await register(client, str(FRONTEND), "socket:frontend", ttl=leaf_seconds)
         await register(client, str(BACKEND), "socket:backend", ttl=leaf_seconds)
