@@ -16,11 +16,10 @@ from meshca.model import Holder, HolderReport, Leaf
 
 @dataclass(slots=True, kw_only=True)
 class _Process:
-    """One holder: its live leaves by serial, the bundle it holds, and since when it has held that."""
+    """One holder: its live leaves by serial, and the bundle it holds."""
 
     leaves: dict[int, Leaf] = field(default_factory=dict)
     bundle: str = ""
-    since: datetime
 
 
 class Ledger:
@@ -37,7 +36,7 @@ class Ledger:
     def restore(self, leaves: Iterable[Leaf], now: datetime) -> None:
         """Take up the live leaves of an earlier life. Of one process and entry only the newest may be in use, but nothing proves it."""
         for leaf in leaves:
-            self._processes.setdefault(leaf.holder, _Process(since=now))
+            self._processes.setdefault(leaf.holder, _Process())
             self.issued(leaf, now)
 
     def publish(self, digest: str, now: datetime) -> None:
@@ -53,7 +52,7 @@ class Ledger:
         A process seen for the first time gets the published bundle along with its first leaf, and can use neither without the other: so it
         does not hold up what already waits. From the next bundle on, its own word counts.
         """
-        process = self._processes.setdefault(leaf.holder, _Process(bundle=self._published, since=now))
+        process = self._processes.setdefault(leaf.holder, _Process(bundle=self._published))
         process.leaves[leaf.serial] = leaf
         self._count(leaf, 1, now)
         if process.bundle != self._published:
@@ -65,8 +64,7 @@ class Ledger:
         process = self._processes.get(report.holder)
         if process is None:
             return
-        if report.bundle != process.bundle:
-            process.bundle, process.since = report.bundle, now
+        process.bundle = report.bundle
         serials = set(process.leaves) if report.gone else report.replaced | _superseded(process, report.held)
         for serial in serials & process.leaves.keys():
             self._count(process.leaves.pop(serial), -1, now)

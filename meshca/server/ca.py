@@ -7,6 +7,7 @@ no stream for long; a leaf counts in the ledger before it leaves.
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from meshca.authority.holders import Ledger
 from meshca.authority.issue import Issuer, Order
@@ -97,13 +98,20 @@ class CertificateAuthority:
 
     async def _chunk(self, batch: Sequence[IssueRequest]) -> list[Outcome]:
         """Sign those requests whose entry exists and lives; the others get NotFound."""
-        known = {entry.id: entry for entry in self._registry.entries if entry.is_live(self._clock.now())}
-        orders = [Order(entry=known[r.entry_id], csr=r.csr, holder=r.holder) for r in batch if r.entry_id in known]
+        now = self._clock.now()
+        asked = [self._order(request, now) for request in batch]
+        orders = [each for each in asked if isinstance(each, Order)]
         try:
             signed = iter(await self.sign(orders) if orders else ())
         except KeyGone as error:
             signed = iter([self._refused(IssuanceRefused("key_gone", str(error)))] * len(orders))
-        return [next(signed) if r.entry_id in known else NotFound(f"there is no entry {r.entry_id!r}") for r in batch]
+        return [next(signed) if isinstance(each, Order) else each for each in asked]
+
+    def _order(self, request: IssueRequest, now: datetime) -> Order | NotFound:
+        entry = self._registry.find(request.entry_id)
+        if entry is None or not entry.is_live(now):
+            return NotFound(f"there is no entry {request.entry_id!r}")
+        return Order(entry=entry, csr=request.csr, holder=request.holder)
 
     def _refused(self, refusal: IssuanceRefused) -> IssuanceRefused:
         self._telemetry.refused(refusal.reason)

@@ -41,22 +41,31 @@ class Registry:
     bundle_store: BundleStore
     longest_ttl: timedelta
     on_change: Callable[[], None]
-    entries: tuple[Entry, ...] = field(default=(), init=False)
+    _by_id: dict[str, Entry] = field(default_factory=dict, init=False)
     bundles: BundleSet = field(default_factory=BundleSet, init=False)
     cut_off: frozenset[str] = field(default=frozenset(), init=False)
 
     async def load(self) -> None:
         """Read all of it from the store."""
-        self.entries = await self.entry_store.entries()
+        self._by_id = {entry.id: entry for entry in await self.entry_store.entries()}
         self.bundles = BundleSet(await self.bundle_store.bundles())
         self.on_change()
 
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """All entries, in the store's order."""
+        return tuple(self._by_id.values())
+
+    def find(self, entry_id: str) -> Entry | None:
+        """The entry of that id, None where there is none."""
+        return self._by_id.get(entry_id)
+
     def get(self, entry_id: str) -> Entry:
         """The entry of that id. Raises NotFound."""
-        for entry in self.entries:
-            if entry.id == entry_id:
-                return entry
-        raise NotFound(f"there is no entry {entry_id!r}; `meshca entry list` shows those there are")
+        entry = self.find(entry_id)
+        if entry is None:
+            raise NotFound(f"there is no entry {entry_id!r}; `meshca entry list` shows those there are")
+        return entry
 
     async def create(self, entry: Entry) -> Entry:
         """Add an entry. Raises InvalidInput, AlreadyExists."""
@@ -133,11 +142,11 @@ class Registry:
 
     def _keep(self, put: Iterable[Entry], delete: Iterable[Entry] = ()) -> None:
         """Mirror what the store has taken, in its order."""
-        kept = {entry.id: entry for entry in self.entries}
+        kept = self._by_id.copy()
         for entry in delete:
             kept.pop(entry.id, None)
         kept |= {entry.id: entry for entry in put}
-        self.entries = tuple(sorted(kept.values(), key=lambda entry: (entry.created_at, entry.id)))
+        self._by_id = dict(sorted(kept.items(), key=lambda item: (item[1].created_at, item[0])))
         self.on_change()
 
     def check(self, entry: Entry) -> None:
