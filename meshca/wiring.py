@@ -35,7 +35,7 @@ from meshca.server.app import CAServer, Ports, Surroundings
 from meshca.server.chores import ticking
 from meshca.server.convert import entry_message
 from meshca.server.http_api import serve_http
-from meshca.server.lifetime import Load, until_told
+from meshca.server.lifetime import Load, outlasting_calls, until_told
 from meshca.telemetry import Telemetry
 from sds.gate import Gate, GateLimits, raise_open_files
 from sds.listen import WorkloadLimits, serve_workloads
@@ -69,6 +69,7 @@ def restore_store(config: Config, backup: Path) -> Path | None:
 
 async def _up(config: Config, load: Load) -> None:
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(outlasting_calls())
         stack.enter_context(data_directory.held(config.data_dir))
         store = await stack.enter_async_context(_open_store(config))
         telemetry, notify = Telemetry(version=version("meshca")), Notify(clock=CLOCK)

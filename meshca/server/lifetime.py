@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from meshca import logs
 from meshca.config import Config, reloadable
@@ -13,6 +14,25 @@ from meshca.notify import Notify
 Load = Callable[[], Config]
 
 logger = logging.getLogger(__name__)
+
+
+LAST_WORDS = 1.0
+"""Seconds for calls that were cut off to notice it."""
+
+
+@asynccontextmanager
+async def outlasting_calls() -> AsyncIterator[None]:
+    """On exit, let whatever else still runs in this loop end, for a moment.
+
+    `stop()` of gRPC's server does not wait for the handlers of calls that it cut off (grpc issue 37239). The end of the loop would cancel
+    what waits for them, too, and gRPC would print a traceback for each.
+    """
+    try:
+        yield
+    finally:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others, timeout=LAST_WORDS)
 
 
 async def until_told(config: Config, load: Load, apply: Callable[[Config], None], notify: Notify) -> None:
