@@ -1,15 +1,16 @@
 """A CSR is a key and proof of possession, nothing more: whatever else is in it is ignored, never copied."""
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from meshca.errors import IssuanceRefused
 
 MAX_CSR_BYTES = 16 * 1024
 RSA_BITS = range(2048, 4096 + 1)
+_STRONG = {"sha256", "sha384", "sha512"}
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
@@ -32,12 +33,29 @@ def read_csr(document: bytes) -> PublicKey:
     try:
         request = x509.load_der_x509_csr(document)
         key = _allowed(request.public_key())
-        proven = request.is_signature_valid
+        _prove_possession(request, key)
+    except InvalidSignature as error:
+        raise IssuanceRefused("csr", "CSR does not prove possession of its key: the signature is wrong") from error
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise IssuanceRefused("csr", f"CSR cannot be read: {error}") from error
-    if not proven:
-        raise IssuanceRefused("csr", "CSR does not prove possession of its key: the signature is wrong")
     return key
+
+
+def _prove_possession(request: x509.CertificateSigningRequest, key: PublicKey) -> None:
+    """Verify with the key at hand: the library's own check loads it once more, a tenth of all that a CSR costs.
+
+    Raises InvalidSignature, and ValueError for a scheme that is not the key's or a weak hash.
+    """
+    scheme, digest = request.signature_algorithm_parameters, request.signature_hash_algorithm
+    if digest is None or digest.name not in _STRONG:
+        raise ValueError(f"it is signed with {digest.name if digest else 'no hash'}, not SHA-256, SHA-384 or SHA-512")
+    match key, scheme:
+        case ec.EllipticCurvePublicKey(), ec.ECDSA():
+            key.verify(request.signature, request.tbs_certrequest_bytes, scheme)
+        case rsa.RSAPublicKey(), padding.PKCS1v15() | padding.PSS():
+            key.verify(request.signature, request.tbs_certrequest_bytes, scheme, digest)
+        case _:
+            raise ValueError("its signature is of another kind than its key")
 
 
 def _allowed(key: object) -> PublicKey:

@@ -4,7 +4,6 @@ Constructors do no I/O; contexts open and close, in order: what can fail fails b
 """
 
 import asyncio
-import gc
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -35,7 +34,7 @@ from meshca.server.app import CAServer, Ports, Surroundings
 from meshca.server.chores import ticking
 from meshca.server.convert import entry_message
 from meshca.server.http_api import serve_http
-from meshca.server.lifetime import Load, outlasting_calls, until_told
+from meshca.server.lifetime import Load, outlasting_calls, settle_heap, until_told
 from meshca.telemetry import Telemetry
 from sds.gate import Gate, GateLimits, raise_open_files
 from sds.listen import WorkloadLimits, serve_workloads
@@ -85,7 +84,7 @@ async def _up(config: Config, load: Load) -> None:
         await stack.enter_async_context(serve_admin(server, admins, around))
         if config.http.enabled:
             await stack.enter_async_context(_http(config, server, telemetry, gate))
-        gc.freeze()  # what start-up made stays: no full collection need look at it again, and hold up everybody for so long
+        settle_heap()
         _announce(config)
         notify.ready()
         await until_told(config, load, admins.apply, notify)

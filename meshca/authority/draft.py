@@ -26,7 +26,7 @@ SELF_TEST_PATH = "/meshca/self-test"
 _NOBODY = x509.Name([])
 _LONGEST_NAME = 64  # ub-organization-name, RFC 5280 appendix A
 
-Extension = tuple[x509.ExtensionType, bool]  # and whether it is critical
+Extension = x509.Extension[x509.ExtensionType]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Draft:
             not_valid_before=self.not_before.replace(tzinfo=None),
             not_valid_after=self.not_after.replace(tzinfo=None),
             public_key=self.public_key,
-            extensions=[x509.Extension(each.oid, critical, each) for each, critical in self.extensions],
+            extensions=list(self.extensions),
         )
 
 
@@ -161,8 +161,12 @@ def _extensions(
 ) -> tuple[Extension, ...]:
     """The extensions by the profile table."""
     names = profiles.subject_alternative_name(spiffe_id, dns_names)
-    issuer_key = [(_issuer_key(issuer.id), False)] if issuer else []
-    return (*_usages(profile, path_length), (names, profile.san_critical), (key_id, False), *issuer_key)
+    own = _extension(names, critical=profile.san_critical), _extension(key_id)
+    return (*_usages(profile, path_length), *own, *([_issuer_key(issuer.id)] if issuer else []))
+
+
+def _extension(value: x509.ExtensionType, *, critical: bool = False) -> Extension:
+    return x509.Extension(value.oid, critical, value)
 
 
 @cache
@@ -170,16 +174,16 @@ def _usages(profile: Profile, path_length: int | None) -> tuple[Extension, ...]:
     """What all certificates of a kind have alike: made once, since that takes longer than all the rest of a draft."""
     usage = profiles.extended_key_usage(profile)
     return (
-        (profiles.basic_constraints(profile, path_length), profile.basic_constraints_critical),
-        (profiles.key_usage(profile), profile.key_usage_critical),
-        *([(usage, profile.extended_key_usage_critical)] if usage else []),
+        _extension(profiles.basic_constraints(profile, path_length), critical=profile.basic_constraints_critical),
+        _extension(profiles.key_usage(profile), critical=profile.key_usage_critical),
+        *([_extension(usage, critical=profile.extended_key_usage_critical)] if usage else []),
     )
 
 
 @lru_cache(maxsize=8)
-def _issuer_key(issuer_id: str) -> x509.AuthorityKeyIdentifier:
+def _issuer_key(issuer_id: str) -> Extension:
     """All leaves of an issuer have it alike."""
-    return x509.AuthorityKeyIdentifier(bytes.fromhex(issuer_id), None, None)
+    return _extension(x509.AuthorityKeyIdentifier(bytes.fromhex(issuer_id), None, None))
 
 
 def _start(issuer: Slot, now: datetime) -> datetime:

@@ -49,7 +49,7 @@ def _pairs(draft: Draft, certificate: x509.Certificate) -> Iterator[tuple[str, o
     yield "not before", draft.not_before, certificate.not_valid_before_utc
     yield "not after", draft.not_after, certificate.not_valid_after_utc
     yield "public key", draft.public_key, certificate.public_key()
-    yield "extensions", draft.extensions, tuple((each.value, each.critical) for each in certificate.extensions)
+    yield "extensions", draft.extensions, tuple(certificate.extensions)
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class _Case:
 
 
 def _case(draft: Draft, issuer: Slot | None) -> _Case:
-    extensions = {type(each): (each, critical) for each, critical in draft.extensions}
+    extensions = {type(each.value): (each.value, each.critical) for each in draft.extensions}
     usage = extensions.get(x509.KeyUsage, (None, False))[0]
     return _Case(draft, issuer, extensions, {bit for bit in _BITS if getattr(usage, bit, False)})
 

@@ -27,7 +27,6 @@ Facts = Mapping[str, Any]
 
 _HEAD = re.compile(r"([^:]+):([0-9]{1,18}):([0-9a-f]*)")
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
-_LINK = json.JSONEncoder(separators=(",", ":"), default=datetime.isoformat)
 
 
 def link(
@@ -195,8 +194,13 @@ def _hash_of(record: AuditRecord) -> str:
 
 
 def _hash(*fields: str | int | datetime | None) -> str:
-    """SHA-256 over the fields as JSON, so that no two links can read the same. Times must be UTC."""
-    return hashlib.sha256(_LINK.encode(fields).encode()).hexdigest()
+    """SHA-256 over the fields, each with its length before it, so that no two links can read the same. Times must be UTC."""
+    texts = [each if isinstance(each, str) else _text(each) for each in fields]
+    return hashlib.sha256("".join([f"{len(text)}:{text}," for text in texts]).encode()).hexdigest()
+
+
+def _text(field: int | datetime | None) -> str:
+    return field.isoformat() if isinstance(field, datetime) else str(field)
 
 
 def _message(facts: Facts) -> bytes:

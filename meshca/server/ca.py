@@ -20,7 +20,8 @@ from meshca.telemetry import Telemetry
 from sds.watch import Latest
 from spiffe.id import TrustDomain
 
-CHUNK = 64
+CHUNK = 256
+"""Leaves that share their two transactions. A full chunk holds up the loop for about 20 ms at a time (docs/limits.md)."""
 
 logger = logging.getLogger(__name__)
 

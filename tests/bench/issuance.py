@@ -26,6 +26,7 @@ from meshca.authority.recorder import Recorder
 from meshca.clock import SystemClock
 from meshca.csr import make_csr
 from meshca.model import Issued, Slot
+from meshca.server.lifetime import settle_heap
 from tests.support.kernel import Kernel
 from tests.support.values import entry
 
@@ -44,7 +45,7 @@ async def measure(svids: int = SVIDS, batches: Sequence[int] = BATCHES) -> dict[
     with _one_core():
         async with _issuer() as (issuer, slot, stages):
             await issuer.issue(orders, slot)  # what is made once is not a leaf's cost
-            gc.freeze()  # as the server does when it is ready
+            settle_heap()  # as the server does when it is ready
             return {f"batches_of_{n}": await _rate(issuer, slot, stages, orders, (n, svids)) for n in batches}
 
 
@@ -123,13 +124,14 @@ async def _issuer() -> AsyncIterator[tuple[Issuer, Slot, Counter[str]]]:
 
 @contextmanager
 def _one_core() -> Iterator[None]:
-    """All that runs in this thread, and in threads it starts, runs on one core; what was frozen meanwhile is freed after."""
-    allowed = os.sched_getaffinity(0)
+    """All that runs in this thread, and in threads it starts, runs on one core; the heap is as it was after."""
+    allowed, collect_after = os.sched_getaffinity(0), gc.get_threshold()
     os.sched_setaffinity(0, {min(allowed)})
     try:
         yield
     finally:
         os.sched_setaffinity(0, allowed)
+        gc.set_threshold(*collect_after)
         gc.unfreeze()
 
 

@@ -4,7 +4,7 @@ from contextlib import suppress
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 from hypothesis import given
@@ -15,6 +15,7 @@ from meshca.errors import IssuanceRefused
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 CSR = make_csr(KEY)
+UNSIGNED = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,31 @@ def test_a_csr_without_proof_of_possession_is_refused():
     stolen = CSR.replace(point, other.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
     with pytest.raises(IssuanceRefused, match="does not prove possession"):
         read_csr(stolen)
+
+
+def test_a_csr_that_an_rsa_key_signed_by_pss_proves_possession():
+    key = rsa.generate_private_key(65537, 2048)
+    scheme = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
+    csr = UNSIGNED.sign(key, hashes.SHA256(), rsa_padding=scheme).public_bytes(Encoding.DER)
+    assert read_csr(csr) == key.public_key()
+    with pytest.raises(IssuanceRefused, match="does not prove possession"):
+        read_csr(csr[:-1] + bytes([csr[-1] ^ 1]))
+
+
+def test_a_proof_by_a_weak_hash_is_refused():
+    csr = UNSIGNED.sign(KEY, hashes.SHA224()).public_bytes(Encoding.DER)
+    with pytest.raises(IssuanceRefused, match="signed with sha224, not SHA-256, SHA-384 or SHA-512"):
+        read_csr(csr)
+
+
+def test_a_proof_of_another_kind_than_the_key_is_refused():
+    rsa_csr = UNSIGNED.sign(rsa.generate_private_key(65537, 2048), hashes.SHA256())
+    algorithm_and_signature = rsa_csr.public_bytes(Encoding.DER).removeprefix(
+        rsa_csr.public_bytes(Encoding.DER)[:4] + rsa_csr.tbs_certrequest_bytes
+    )
+    content = x509.load_der_x509_csr(CSR).tbs_certrequest_bytes + algorithm_and_signature
+    with pytest.raises(IssuanceRefused, match="signature is of another kind than its key"):
+        read_csr(b"\x30\x82" + len(content).to_bytes(2) + content)
 
 
 def test_everything_else_in_a_csr_is_ignored():

@@ -38,13 +38,13 @@ BOTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageO
 
 def said(draft: Draft, *changed: tuple[x509.ExtensionType, bool]) -> Draft:
     """The draft with extensions added, or changed where it has one of that type."""
-    others = {type(each): (each, critical) for each, critical in draft.extensions}
-    others |= {type(each): (each, critical) for each, critical in changed}
+    others = {type(each.value): each for each in draft.extensions}
+    others |= {type(each): x509.Extension(each.oid, critical, each) for each, critical in changed}
     return replace(draft, extensions=tuple(others.values()))
 
 
 def unsaid(draft: Draft, kind: type[x509.ExtensionType]) -> Draft:
-    return replace(draft, extensions=tuple(each for each in draft.extensions if not isinstance(each[0], kind)))
+    return replace(draft, extensions=tuple(each for each in draft.extensions if not isinstance(each.value, kind)))
 
 
 def san(*uris: str, dns: tuple[str, ...] = ()) -> x509.SubjectAlternativeName:
@@ -108,7 +108,11 @@ BAD: list[tuple[Draft, Slot | None, str]] = [
     (replace(LEAF_DRAFT, public_key=OTHER), ISSUER, "X5-30: the subject key"),
     (unsaid(LEAF_DRAFT, x509.SubjectKeyIdentifier), ISSUER, "X5-30: the subject key"),
     (said(LEAF_DRAFT, (unknown_extension(), False)), ISSUER, "X5-30: an extension"),
-    (replace(LEAF_DRAFT, extensions=(*LEAF_DRAFT.extensions, (BOTH, False))), ISSUER, "X5-30: an extension"),
+    (
+        replace(LEAF_DRAFT, extensions=(*LEAF_DRAFT.extensions, x509.Extension(BOTH.oid, False, BOTH))),
+        ISSUER,
+        "X5-30: an extension",
+    ),
     (with_id(LEAF_DRAFT, "spiffe://example.org"), ISSUER, "X5-04"),
     (said(LEAF_DRAFT, (CONSTRAINTS(ca=True, path_length=None), True)), ISSUER, "X5-15"),
     (said(LEAF_DRAFT, (CONSTRAINTS(ca=True, path_length=0), True)), ISSUER, "X5-15"),
@@ -194,6 +198,7 @@ def test_every_rule_has_a_draft_that_breaks_it():
 
 
 SIGNED = LEAF_DRAFT.builder().sign(KEY, hashes.SHA256())
+UNCRITICAL = x509.Extension(LEAF_DRAFT.extensions[0].oid, False, LEAF_DRAFT.extensions[0].value)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +212,7 @@ SIGNED = LEAF_DRAFT.builder().sign(KEY, hashes.SHA256())
         ({"public_key": OTHER}, "public key"),
         ({"extensions": LEAF_DRAFT.extensions[:-1]}, "extensions"),
         ({"extensions": LEAF_DRAFT.extensions[::-1]}, "extensions"),
-        ({"extensions": ((LEAF_DRAFT.extensions[0][0], False), *LEAF_DRAFT.extensions[1:])}, "extensions"),
+        ({"extensions": (UNCRITICAL, *LEAF_DRAFT.extensions[1:])}, "extensions"),
         ({"serial": 5, "issuer": NAME}, "serial, issuer"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
