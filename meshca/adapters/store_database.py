@@ -132,7 +132,8 @@ def _check_file(path: Path) -> None:
 def _sqlite_engine(url: URL, busy_timeout: timedelta) -> Engine:
     """An engine whose transactions take the write lock at their first change, not in the middle."""
     arguments = {"isolation_level": "IMMEDIATE", "timeout": busy_timeout.total_seconds()}
-    engine = create_engine(url, pool_size=_CONNECTIONS, max_overflow=0, connect_args=arguments)
+    # The connection that was used last comes first: the pages that it holds are the newest.
+    engine = create_engine(url, pool_size=_CONNECTIONS, max_overflow=0, pool_use_lifo=True, connect_args=arguments)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: object) -> None:

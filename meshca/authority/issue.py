@@ -98,8 +98,7 @@ class Issuer:
         """Sign a root (issuer None) or an intermediate, recorded before and after. Raises IssuanceRefused, StoreUnavailable."""
         lint(draft, issuer)
         await self._recorder.append([_authority_note(draft, AuditKind.INTENT)])
-        certificate = _sign(draft, key)
-        compare(draft, certificate)
+        certificate = _compared(draft, _sign(draft, key))
         await self._recorder.append([_authority_note(draft, AuditKind.AUTHORITY)])
         return certificate
 
@@ -107,8 +106,7 @@ class Issuer:
         """Sign and verify a throwaway that is already expired; its key is discarded. Raises IssuanceRefused, KeyGone."""
         subject, now = ec.generate_private_key(ec.SECP256R1()), self._clock.now()
         draft = draft_self_test(trust_domain, issuer, subject.public_key(), serial=new_serial(now), now=now)
-        certificate = _sign(draft, self._key(issuer.id))
-        compare(draft, certificate)
+        certificate = _compared(draft, _sign(draft, self._key(issuer.id)))
         try:
             certificate.verify_directly_issued_by(issuer.certificate)
         except InvalidSignature as error:
@@ -154,9 +152,8 @@ def _linted(ready: _Ready, issuer: Slot) -> _Ready:
     return ready
 
 
-def _issued(ready: _Ready, certificate: x509.Certificate, issuer: Slot) -> Issued:
-    compare(ready.draft, certificate)
-    return Issued(leaf=ready.leaf, chain=(certificate, issuer.certificate))
+def _issued(ready: _Ready, signed: bytes, issuer: Slot) -> Issued:
+    return Issued(leaf=ready.leaf, chain=(_compared(ready.draft, signed), issuer.certificate))
 
 
 def new_serial(now: datetime) -> int:
@@ -168,10 +165,16 @@ def new_serial(now: datetime) -> int:
     return 1 << SERIAL_BITS - 1 | second << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
 
 
-def _sign(draft: Draft, key: AuthorityKey) -> x509.Certificate:
-    """Sign, and parse what came out anew."""
-    signed = draft.builder().sign(key, _hash_for(key))
-    return x509.load_der_x509_certificate(signed.public_bytes(Encoding.DER))
+def _sign(draft: Draft, key: AuthorityKey) -> bytes:
+    """The signed certificate (DER)."""
+    return draft.builder().sign(key, _hash_for(key)).public_bytes(Encoding.DER)
+
+
+def _compared(draft: Draft, signed: bytes) -> x509.Certificate:
+    """What came out, parsed anew and found to be what was meant. Raises IssuanceRefused("mismatch")."""
+    certificate = x509.load_der_x509_certificate(signed)
+    compare(draft, certificate)
+    return certificate
 
 
 def _hash_for(key: AuthorityKey) -> hashes.SHA256 | hashes.SHA384:
