@@ -55,6 +55,10 @@ class KeyManager(Protocol):
         """Forget a key; no error when it is not there."""
         ...
 
+    def set_aside(self, key_id: str) -> None:
+        """Keep a key out of sight: `load` and `key_ids` do not find it any more, but a person can. No error when it is not there."""
+        ...
+
     def key_ids(self) -> frozenset[str]:
         """The ids of all keys kept."""
         ...

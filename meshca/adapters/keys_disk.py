@@ -81,6 +81,13 @@ class DiskKeyManager:
                 os.unlink(f"{key_id}.pem", dir_fd=directory)
                 os.fsync(directory)
 
+    def set_aside(self, key_id: str) -> None:
+        """See the port. The file stays where it is, with `.aside` behind its name."""
+        with self._directory() as directory:
+            if key_id in _kept(directory):
+                os.rename(f"{key_id}.pem", f"{key_id}.pem.aside", src_dir_fd=directory, dst_dir_fd=directory)
+                os.fsync(directory)
+
     def key_ids(self) -> frozenset[str]:
         """See the port. Checks the owner and mode of every key file: what a start does first."""
         with self._directory() as directory:

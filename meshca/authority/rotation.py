@@ -176,8 +176,10 @@ class Rotation:
                 f"the store is of trust domain {saved.trust_domain}, the configuration says {self.slots.trust_domain}: "
                 "a trust domain is never renamed; use another data directory for another one"
             )
-        for orphan in self._keys.key_ids() - {slot.id for slot in saved.slots}:
-            self._keys.delete(orphan)
+        for stray in self._keys.key_ids() - {slot.id for slot in saved.slots}:
+            # Made just before a kill, or of a store that is newer than this one: that one may be put back.
+            logger.warning("key of no authority set aside", extra={"key_id": stray})
+            self._keys.set_aside(stray)
         self._unreadable = frozenset(slot.id for slot in _signing(saved) if not self._can_load(slot.id))
         self._take(saved)
 

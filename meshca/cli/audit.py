@@ -31,7 +31,7 @@ def find(
     spiffe_id: Annotated[str | None, typer.Option("--spiffe-id", help="Only records of this SPIFFE ID.")] = None,
     since: Annotated[str | None, typer.Option(help="A time, or a duration back from now, such as 2h.")] = None,
     kind: Annotated[AuditKind | None, typer.Option(help="Only records of this kind.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, newest first.")] = 100,
     socket: AdminSocket = "",
     output: Output = Format.TABLE,
 ) -> None:

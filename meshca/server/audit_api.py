@@ -15,6 +15,8 @@ from meshca.server.convert import parsed, record_message, when
 from spiffe.id import SpiffeID
 
 DEFAULT_LIMIT = 100
+MOST_FOUND = 10_000
+"""Of one question: an answer is one message."""
 PAGE = 1000
 
 
@@ -57,6 +59,10 @@ class AuditAPI(rpc.AuditServicer):
 
 
 def _query(request: pb.FindRequest) -> AuditQuery:
+    if request.limit > MOST_FOUND:
+        raise InvalidInput(
+            f"limit {request.limit} is above {MOST_FOUND}: narrow the question, or export the whole record"
+        )
     return AuditQuery(
         serial=_serial(request.serial) if request.serial else None,
         spiffe_id=parsed(SpiffeID.parse, request.spiffe_id, "spiffe_id") if request.spiffe_id else None,

@@ -78,6 +78,21 @@ def test_a_deleted_key_is_gone_for_good(key_home: KeyHome):
         assert key_home.open().key_ids() == {other}
 
 
+def test_a_key_that_is_set_aside_is_found_no_more(key_home: KeyHome):
+    keys = key_home.open()
+    key_id, _ = keys.generate(KeyType.EC_P256)
+    other, _ = keys.generate(KeyType.EC_P256)
+
+    for name in (key_id, key_id, "0" * 40, "../../etc/passwd"):
+        keys.set_aside(name)
+
+    with pytest.raises(KeyGone, match=key_id):
+        keys.load(key_id)
+    assert keys.key_ids() == {other}
+    if key_home.persists:
+        assert key_home.open().key_ids() == {other}
+
+
 def test_threads_generate_load_and_delete_at_once(keys: KeyManager):
     def work(_: int) -> str:
         deleted, _key = keys.generate(KeyType.EC_P256)

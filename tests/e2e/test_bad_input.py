@@ -90,6 +90,11 @@ CALLS = {
         grpc.StatusCode.NOT_FOUND,
         "nobody",
     ),
+    "a limit that no answer can hold": (
+        lambda server: server.audit.Find(pb.FindRequest(limit=10_001)),
+        INVALID,
+        "limit 10001",
+    ),
     "malformed serial": (lambda server: server.audit.Find(pb.FindRequest(serial="xyz")), INVALID, "xyz"),
     "malformed head": (lambda server: server.audit.Verify(pb.VerifyAuditRequest(head="head")), INVALID, "head"),
     "oversized": (create(selectors=["unix:path:/" + "x" * 5_000_000]), grpc.StatusCode.RESOURCE_EXHAUSTED, ""),

@@ -166,6 +166,16 @@ def test_a_missing_parent_is_named(tmp_path: Path):
         DiskKeyManager(tmp_path / "no" / "keys").key_ids()
 
 
+def test_a_key_that_is_set_aside_can_be_put_back_by_hand(tmp_path: Path):
+    keys = DiskKeyManager(tmp_path / "keys")
+    key_id, key = keys.generate(KeyType.EC_P256)
+    keys.set_aside(key_id)
+    kept = tmp_path / "keys" / f"{key_id}.pem.aside"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    kept.rename(kept.with_suffix(""))
+    assert keys.load(key_id).public_key() == key.public_key()
+
+
 READ_ONLY = """
 import sys
 from pathlib import Path

@@ -594,11 +594,14 @@ async def test_the_self_test_proves_that_the_active_intermediate_signs_and_leave
         empty.rotation.self_test()
 
 
-async def test_keys_that_no_authority_has_are_destroyed_at_start():
+async def test_keys_that_no_authority_has_are_set_aside_at_start(caplog: pytest.LogCaptureFixture):
     kernel = await Kernel.started()
-    orphan, _ = kernel.keys.generate(KeyType.EC_P256)
+    stray, _ = kernel.keys.generate(KeyType.EC_P256)
     await kernel.restart()
-    assert orphan not in kernel.keys.key_ids()
+    assert stray not in kernel.keys.key_ids()
+    assert [(each.getMessage(), each.key_id) for each in caplog.records if hasattr(each, "key_id")] == [
+        ("key of no authority set aside", stray)
+    ]
     kernel.sound()
 
 
