@@ -61,7 +61,8 @@ async def journal(server: Server) -> Slots:
 
 
 def keys(server: Server) -> frozenset[str]:
-    return frozenset(path.name.removesuffix(".pem") for path in (server.directory / "data/keys").iterdir())
+    """Those that authorities have; what was just made at a kill is set aside."""
+    return frozenset(path.stem for path in (server.directory / "data/keys").glob("*.pem"))
 
 
 def changes(server: Server) -> int:
