@@ -5,7 +5,7 @@ all streams that carry it. Clause numbers P1 to P16 are listed in docs/standards
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -74,6 +74,8 @@ class Node:
     version: tuple[int, int, int] | None = None
     flags: frozenset[str] = frozenset()
     """Keys of the node metadata whose value is true, or the string "true"."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Texts of the node metadata whose key starts with `meshca.`: what a proxy says of its own place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

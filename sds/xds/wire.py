@@ -23,6 +23,7 @@ from sds.xds.session import Request, Response
 
 _LONGEST_TEXT = 1000
 _MOST_FLAGS = 32
+_OURS = "meshca."
 
 _M = TypeVar("_M", bound=Message)
 
@@ -106,10 +107,12 @@ def _node(message: NodeMessage) -> Node:
     version = message.user_agent_build_version.version
     known = message.user_agent_build_version.HasField("version")
     flags = (key for key, value in message.metadata.fields.items() if value.bool_value or value.string_value == "true")
+    texts = ((key, value.string_value) for key, value in message.metadata.fields.items() if key.startswith(_OURS))
     return Node(
         id=message.id[:_LONGEST_TEXT],
         cluster=message.cluster[:_LONGEST_TEXT],
         user_agent=message.user_agent_name[:_LONGEST_TEXT],
         version=(version.major_number, version.minor_number, version.patch) if known else None,
         flags=frozenset(key for key in sorted(flags)[:_MOST_FLAGS] if len(key) <= _LONGEST_TEXT),
+        texts={key: value for key, value in sorted(texts)[:_MOST_FLAGS] if len(key + value) <= _LONGEST_TEXT},
     )

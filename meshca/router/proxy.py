@@ -1,0 +1,44 @@
+"""A proxy as the router knows it: its identity by its SVID, and what it says of its own place. Pure.
+
+Rules: what a proxy says may narrow what it gets or move its own ports, never widen: it decides nothing about anybody else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from meshca.router.listeners import OUTBOUND_PORT
+from sds.xds.resource import InvalidRequest, Node
+from spiffe.id import SpiffeID
+
+ADDRESS, OUTBOUND, APP_PORT = "meshca.address", "meshca.outbound-port", "meshca.app-port."
+_MOST_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxy:
+    """One proxy. `address` says which of its identity's endpoints it is (empty: all), `app_ports` maps their ports to the application's."""
+
+    identity: SpiffeID
+    address: str = ""
+    outbound_port: int = OUTBOUND_PORT
+    app_ports: Mapping[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, identity: SpiffeID, node: Node) -> Self:
+        """The proxy of this identity, placed as its node metadata says. Raises InvalidRequest for a port that is none."""
+        said = node.texts
+        ports = {key.removeprefix(APP_PORT): value for key, value in said.items() if key.startswith(APP_PORT)}
+        return cls(
+            identity=identity,
+            address=said.get(ADDRESS, ""),
+            outbound_port=_port(OUTBOUND, said.get(OUTBOUND, str(OUTBOUND_PORT))),
+            app_ports={_port(APP_PORT, port): _port(APP_PORT + port, value) for port, value in ports.items()},
+        )
+
+
+def _port(key: str, text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(_MOST_PORT)) else -1
+    if not 0 <= number <= _MOST_PORT:
+        raise InvalidRequest(f"node metadata {key} has {text[:40]!r}, which is no port")
+    return number
