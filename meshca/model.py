@@ -18,6 +18,8 @@ AuthorityKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 MIN_LEAF_TTL = timedelta(seconds=10)
 MAX_HINT_BYTES = 1024  # WA-73
 RESERVED_DNS_SUFFIX = ".meshca.internal"
+ROUTER_PATH = "/meshca/router"
+"""Below the path that is reserved for ourselves, the one identity that an entry may give: the routing server's."""
 
 _SELECTOR_TYPE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -98,6 +100,16 @@ class Entry:
             raise InvalidInput(f"entry for {self.spiffe_id} federates with its own trust domain")
         for name in self.dns_names:
             _check_dns_name(name)
+
+    @property
+    def certified_names(self) -> tuple[str, ...]:
+        """The DNS names of its leaves. The router's has one more, for clients that find their server by DNS names only (gRPC's TLS)."""
+        return (*self.dns_names, router_name(self.spiffe_id.trust_domain)) if self.is_router else self.dns_names
+
+    @property
+    def is_router(self) -> bool:
+        """Whether it is for the routing server."""
+        return self.spiffe_id.path == ROUTER_PATH
 
     def is_live(self, now: datetime) -> bool:
         """Whether the entry still grants anything."""
@@ -320,6 +332,11 @@ class AuditQuery:
     since: datetime | None = None
     kind: AuditKind | None = None
     limit: int = 100
+
+
+def router_name(trust_domain: TrustDomain) -> str:
+    """The DNS name of the trust domain's routing server: reserved, so that nobody else has it."""
+    return f"router.{trust_domain}{RESERVED_DNS_SUFFIX}"
 
 
 def _check_dns_name(name: str) -> None:

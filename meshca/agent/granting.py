@@ -79,7 +79,7 @@ class Outlook:
     def is_stale(self, credential: Credential, entry: Entry, now: datetime) -> bool:
         """Whether the entry's leaf is to be replaced: half its life is over, its names or its authority changed."""
         leaf = credential.leaf
-        outdated = leaf.spiffe_id != entry.spiffe_id or credential.dns_names != frozenset(entry.dns_names)
+        outdated = leaf.spiffe_id != entry.spiffe_id or credential.dns_names != frozenset(entry.certified_names)
         return outdated or due(leaf, now) or self._must_be_replaced(leaf)
 
     def _must_be_replaced(self, leaf: Leaf) -> bool:

@@ -107,7 +107,9 @@ def draft_leaf(
             "issuer_expiring",
             f"intermediate {issuer.id} ends at {issuer.not_after:%Y-%m-%dT%H:%M:%SZ}, too soon for a leaf of {entry.spiffe_id}",
         )
-    return _leaf(entry.spiffe_id, entry.dns_names, issuer, key, serial=serial, span=(_start(issuer, now), not_after))
+    return _leaf(
+        entry.spiffe_id, entry.certified_names, issuer, key, serial=serial, span=(_start(issuer, now), not_after)
+    )
 
 
 def draft_self_test(trust_domain: TrustDomain, issuer: Slot, key: PublicKey, *, serial: int, now: datetime) -> Draft:

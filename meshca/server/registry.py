@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from meshca.config import format_duration
 from meshca.errors import InvalidInput, NotFound, Refused
 from meshca.matching import check_vouched
-from meshca.model import Entry
+from meshca.model import ROUTER_PATH, Entry
 from meshca.ports import BundleStore, EntryStore
 from spiffe.bundle import Bundle, BundleSet
 from spiffe.id import TrustDomain
@@ -154,8 +154,10 @@ class Registry:
         if entry.spiffe_id.trust_domain != self.trust_domain:
             raise InvalidInput(f"{entry.spiffe_id} is not in our trust domain {self.trust_domain}")
         path = entry.spiffe_id.path
-        if path == RESERVED_PATH or path.startswith(RESERVED_PATH + "/"):
-            raise InvalidInput(f"{entry.spiffe_id}: paths below {RESERVED_PATH} are reserved for meshca itself")
+        if not entry.is_router and (path == RESERVED_PATH or path.startswith(RESERVED_PATH + "/")):
+            raise InvalidInput(
+                f"{entry.spiffe_id}: paths below {RESERVED_PATH} are reserved for meshca itself; only {ROUTER_PATH} can be given"
+            )
         if entry.ttl is not None and entry.ttl > self.longest_ttl:
             raise InvalidInput(
                 f"ttl {format_duration(entry.ttl)} is above the {format_duration(self.longest_ttl)} that an intermediate can carry"

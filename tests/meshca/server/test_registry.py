@@ -51,7 +51,7 @@ async def registry() -> Registry:
     ("bad", "words"),
     [
         ({"spiffe_id": SpiffeID(THEIRS, "/web")}, "not in our trust domain mesh.local"),
-        ({"path": "/meshca/router"}, "reserved for meshca"),
+        ({"path": "/meshca/router/x"}, "reserved for meshca"),
         ({"path": "/meshca"}, "reserved for meshca"),
         ({"ttl": timedelta(hours=7)}, "7h is above the 6h"),
         ({"selectors": frozenset({Selector("unix", "uid:bob")})}, "'unix:uid:bob' is one that no process can have"),
@@ -65,6 +65,11 @@ async def test_an_entry_that_makes_no_sense_here_is_refused_and_not_stored(
     with pytest.raises(InvalidInput, match=words):
         await registry.create(entry(**bad))
     assert registry.entries == ()
+
+
+async def test_the_one_reserved_identity_that_an_entry_may_give_is_the_routers(registry: Registry):
+    made = await registry.create(entry(path="/meshca/router"))
+    assert registry.entries == (made,)
 
 
 async def test_an_identical_entry_is_refused_with_the_id_of_the_existing_one(registry: Registry):
