@@ -11,14 +11,26 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-from meshca.bootstrap_spec import BootstrapSpec, Inbound, Outbound
+from meshca.bootstrap_spec import BootstrapSpec, Inbound, Outbound, RouterLink
 from spiffe.id import SpiffeID
 
-__all__ = ["BootstrapSpec", "Inbound", "Outbound", "envoy_bootstrap"]
+__all__ = ["BootstrapSpec", "Inbound", "Outbound", "RouterLink", "envoy_bootstrap"]
 
 Json = dict[str, Any]
 
 SDS_CLUSTER = "meshca"
+ROUTER_CLUSTER = "meshca-router"
+STATISTICS = (
+    "cluster.outbound",
+    "cluster.inbound",
+    "cluster.meshca",
+    "cluster_manager",
+    "control_plane",
+    "http.",
+    "listener",
+    "server.",
+)
+"""Prefixes of the statistics that are kept: what dashboards show. Each name costs memory in each proxy."""
 CLIENT_HEADER = "x-client-spiffe-id"
 SERVER_HEADER = "x-server-spiffe-id"
 
@@ -28,16 +40,67 @@ _TYPE = "type.googleapis.com/envoy.extensions"
 def envoy_bootstrap(spec: BootstrapSpec) -> Json:
     """The bootstrap as a JSON document: write it with `json.dumps` or as YAML. Holds no secret."""
     apps = [_app_cluster(inbound) for inbound in spec.inbound if inbound.app_port is not None]
+    routed = _from_router(spec.router) if spec.router else {}
     return {
-        "node": {"id": spec.node_id, "cluster": spec.node_cluster},
+        "node": {"id": spec.node_id, "cluster": spec.node_cluster, **routed.pop("node", {})},
         "admin": {"address": _address("127.0.0.1", spec.admin_port)},
+        **routed,
         "static_resources": {
             "listeners": [
                 *(_inbound_listener(inbound, spec) for inbound in spec.inbound),
                 *(_outbound_listener(outbound) for outbound in spec.outbound),
             ],
-            "clusters": [_sds_cluster(spec), *apps, *(_upstream_cluster(outbound, spec) for outbound in spec.outbound)],
+            "clusters": [
+                _sds_cluster(spec),
+                *([_router_cluster(spec.router, spec)] if spec.router else []),
+                *apps,
+                *(_upstream_cluster(outbound, spec) for outbound in spec.outbound),
+            ],
         },
+    }
+
+
+def _from_router(router: RouterLink) -> Json:
+    """Listeners and clusters come from the router, over the incremental protocol; statistics are trimmed to what dashboards show."""
+    place = {
+        **({"meshca.address": router.address} if router.address else {}),
+        "meshca.outbound-port": str(router.outbound_port),
+        **{f"meshca.app-port.{port}": str(app_port) for port, app_port in router.app_ports.items()},
+    }
+    ads = {"ads": {}, "resource_api_version": "V3"}
+    return {
+        "node": {"metadata": place},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC",
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": True,
+                "grpc_services": [{"envoy_grpc": {"cluster_name": ROUTER_CLUSTER}}],
+            },
+            "cds_config": ads,
+            "lds_config": ads,
+        },
+        "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": [{"prefix": each} for each in STATISTICS]}}},
+    }
+
+
+def _router_cluster(router: RouterLink, spec: BootstrapSpec) -> Json:
+    """The router, over mutual TLS: an ordinary workload of a name that nobody else is given."""
+    context = {
+        "common_tls_context": {
+            **_tls_context(spec, "default", "ROOTCA", (router.identity,)),
+            "alpn_protocols": ["h2"],
+        }
+    }
+    http2: Json = {
+        "explicit_http_config": {
+            "http2_protocol_options": {"connection_keepalive": {"interval": "30s", "timeout": "10s"}}
+        }
+    }
+    discovery = "STATIC" if _is_ip(router.host) else "STRICT_DNS"
+    return {
+        **_cluster(ROUTER_CLUSTER, discovery, _address(router.host, router.port), http2),
+        "transport_socket": _transport_socket("UpstreamTlsContext", context),
     }
 
 

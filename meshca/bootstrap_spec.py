@@ -7,11 +7,12 @@ Rules:
 - What Envoy would refuse later, or accept and do wrongly, is refused here with the value.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from meshca.errors import InvalidInput
+from meshca.model import ROUTER_PATH
 from spiffe.id import SCHEME, SpiffeID, TrustDomain
 
 _MAX_PORT = 65535
@@ -83,6 +84,34 @@ class Outbound:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouterLink:
+    """The routing server that listeners, routes and clusters come from, and what this proxy says there of its own place.
+
+    `identity` is the only one that the router may show. `address` says which of its workload's endpoints this is (empty: all);
+    `outbound_port` is where the application's calls go in; `app_ports` maps the ports of endpoints to those of the application.
+    """
+
+    host: str
+    port: int
+    identity: SpiffeID
+    address: str = ""
+    outbound_port: int = 15001
+    app_ports: Mapping[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a router that could be anybody, and ports that are none."""
+        if self.identity.path != ROUTER_PATH:
+            raise InvalidInput(f"{self.identity} is no routing server: its path is {ROUTER_PATH}")
+        if not self.host:
+            raise InvalidInput("the routing server has no host")
+        _check_port(self.port, lowest=1)
+        _check_port(self.outbound_port)
+        for port, app_port in self.app_ports.items():
+            _check_port(port, lowest=1)
+            _check_port(app_port, lowest=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BootstrapSpec:
     """What one Envoy shall be. `initial_fetch_timeout` zero waits for ever; `sds_retry`: first and longest pause between tries."""
 
@@ -91,6 +120,7 @@ class BootstrapSpec:
     sds_socket: str
     inbound: tuple[Inbound, ...] = ()
     outbound: tuple[Outbound, ...] = ()
+    router: RouterLink | None = None
     admin_port: int = 9901
     delta: bool = False
     initial_fetch_timeout: timedelta = timedelta(0)

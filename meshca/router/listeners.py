@@ -16,6 +16,7 @@ from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.fault.v3.fault_pb2 import HTTPFault
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
+from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
     HttpFilter,
@@ -92,9 +93,7 @@ def inbound(spec: Inbound, own: TrustDomain, http_rbac: Iterable[HttpFilter], tc
         plain.filter_chain_match.transport_protocol = "raw_buffer" if spec.mode is MTLSMode.PERMISSIVE else ""
     if spec.mode is MTLSMode.PERMISSIVE:
         inspector = made.listener_filters.add(name="envoy.filters.listener.tls_inspector")
-        inspector.typed_config.type_url = (
-            "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
-        )
+        inspector.typed_config.Pack(TlsInspector(), deterministic=True)
     return made
 
 

@@ -494,3 +494,4 @@ class Parsed:
 
     objects: tuple[Object, ...] = ()
     problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()

@@ -24,7 +24,6 @@ from meshca.router.objects import (
     ServiceEntry,
     ServicePort,
     Subset,
-    TLSMode,
     TrafficPolicy,
     VirtualService,
     WeightedDestination,
@@ -252,8 +251,3 @@ def _no_port(service: Service, number: int) -> str:
 
 def _at(origin: Origin) -> str:
     return f"{origin.label} ({origin.file}:{origin.line})"
-
-
-def is_plaintext(policy: TrafficPolicy) -> bool:
-    """Whether clients are told to speak without TLS."""
-    return policy.tls is not None and policy.tls.mode is TLSMode.DISABLE

@@ -1,0 +1,73 @@
+"""Who the router is, and who dials it: mutual TLS with SVIDs in both directions.
+
+Rules:
+- The serving certificate is taken anew at each handshake, so that a rotation needs no restart and no connection.
+- gRPC checks that a client's chain leads to our roots. Whose it is we verify ourselves, by the checklist of `spiffe.x509verify` and against
+  the bundle of our own trust domain only: nobody else's workloads are configured here.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from meshca.model import ROUTER_PATH
+from sds.errors import NotAuthorized
+from sds.provider import Identity
+from sds.workload_client import X509Context
+from spiffe.bundle import BundleSet
+from spiffe.errors import SpiffeError
+from spiffe.id import SpiffeID, TrustDomain
+from spiffe.x509verify import verify
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """A client, by its SVID, which holds until `not_after`."""
+
+    spiffe_id: SpiffeID
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """What the router shows and trusts. Made of what the Workload API gives it."""
+
+    own: TrustDomain
+    bundles: BundleSet
+    configuration: Any = field(repr=False)
+    """A `grpc.ServerCertificateConfiguration`."""
+
+    @classmethod
+    def of(cls, context: X509Context) -> "Credentials | None":
+        """The credentials of this context; None while it has no identity of a router's."""
+        found = next((each for each in context.identities if each.svid.spiffe_id.path == ROUTER_PATH), None)
+        if found is None:
+            return None
+        own = found.svid.spiffe_id.trust_domain
+        bundle = context.bundles.get(own)
+        if bundle is None or not bundle.x509_authorities:
+            return None
+        roots = b"".join(each.public_bytes(Encoding.PEM) for each in bundle.x509_authorities)
+        return cls(own=own, bundles=BundleSet([bundle]), configuration=_configuration(found, roots))
+
+
+def _configuration(identity: Identity, roots: bytes) -> Any:
+    svid = identity.svid
+    key = svid.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    chain = b"".join(each.public_bytes(Encoding.PEM) for each in svid.chain)
+    return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=roots)
+
+
+def identify(evidence: dict[str, list[bytes]], credentials: Credentials, now: datetime) -> Peer:
+    """The client whose TLS evidence (gRPC's auth context) this is. Raises NotAuthorized."""
+    try:
+        leaf = x509.load_pem_x509_certificate(evidence["x509_pem_cert"][0])
+        others = b"".join(evidence.get("x509_pem_cert_chain", ()))
+        chain = (leaf, *(x509.load_pem_x509_certificates(others) if others else ()))
+        return Peer(spiffe_id=verify(chain, credentials.bundles, now), not_after=leaf.not_valid_after_utc)
+    except (KeyError, IndexError, ValueError, SpiffeError) as error:
+        raise NotAuthorized(f"the client's certificate proves no identity here: {error}") from error
