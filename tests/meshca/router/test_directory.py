@@ -1,0 +1,53 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import cast
+
+
+from meshca.router import directory
+from meshca.router.directory import Files, read, watch
+
+
+def test_configuration_is_what_ends_in_yaml_or_json_and_is_not_hidden(tmp_path: Path):
+    for name in ("b.yaml", "a.yml", "c.json", ".hidden.yaml", "note.txt", "b.yaml~"):
+        (tmp_path / name).write_text(name)
+    assert list(read(tmp_path).texts.items()) == [("a.yml", "a.yml"), ("b.yaml", "b.yaml"), ("c.json", "c.json")]
+
+
+def test_what_can_not_be_read_is_a_problem_of_that_file_only(tmp_path: Path):
+    (tmp_path / "good.yaml").write_text("good")
+    (tmp_path / "latin.yaml").write_bytes(b"\xff")
+    (tmp_path / "folder.yaml").mkdir()
+    with (tmp_path / "large.yaml").open("wb") as large:
+        large.truncate(directory.MOST_BYTES + 1)
+    found = read(tmp_path)
+    assert found.texts == {"good.yaml": "good"}
+    said = [str(problem) for problem in found.problems]
+    assert [each.split(":")[0] for each in said] == ["folder.yaml", "large.yaml", "latin.yaml"]
+    assert "limit" in said[1] or "more than" in said[1]
+
+
+def test_a_directory_that_is_not_there_is_a_problem(tmp_path: Path):
+    found = read(tmp_path / "none")
+    assert found.texts == {}
+    assert "No such file" in str(found.problems[0])
+
+
+async def test_each_change_is_told_and_nothing_else_is(tmp_path: Path):
+    config = tmp_path / "config"
+    async with aclosing(cast("AsyncIterator[Files]", watch(config))) as changes:  # type: ignore[type-var]
+        assert (await anext(changes)).problems
+        config.mkdir()
+        assert await anext(changes) == Files()
+        (config / "a.yaml").write_text("1")
+        assert (await anext(changes)).texts == {"a.yaml": "1"}
+        (config / "note.txt").write_text("not configuration")
+        waiting = asyncio.ensure_future(anext(changes))
+        other = tmp_path / "other"
+        other.mkdir()
+        (other / "b.yaml").write_text("2")
+        (other / "dangling.yaml").symlink_to(tmp_path / "none")
+        config.rename(tmp_path / "old")
+        config.symlink_to(other)
+        assert (await waiting).texts == {"b.yaml": "2"}
