@@ -4,7 +4,6 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import cast
 
-
 from meshca.router import directory
 from meshca.router.directory import Files, read, watch
 
