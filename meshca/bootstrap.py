@@ -20,6 +20,7 @@ Json = dict[str, Any]
 
 SDS_CLUSTER = "meshca"
 ROUTER_CLUSTER = "meshca-router"
+RE2_INSTRUCTIONS = 2048
 STATISTICS = (
     "cluster.outbound",
     "cluster.inbound",
@@ -79,6 +80,12 @@ def _from_router(router: RouterLink) -> Json:
             },
             "cds_config": ads,
             "lds_config": ads,
+        },
+        # The expressions of routes and policies are longer than the hundred instructions that Envoy takes by itself.
+        "layered_runtime": {
+            "layers": [
+                {"name": "meshca", "static_layer": {"re2": {"max_program_size": {"error_level": RE2_INSTRUCTIONS}}}}
+            ]
         },
         "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": [{"prefix": each} for each in STATISTICS]}}},
     }

@@ -6,7 +6,7 @@ Rules:
 - What a caller says of its caller (x-forwarded-client-cert) is never passed on: it is set anew from the certificate.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -77,19 +77,26 @@ def outbound_tcp(key: ClusterKey, host: str, port: int) -> Listener:
     return made
 
 
-def inbound(spec: Inbound, own: TrustDomain, http_rbac: Iterable[HttpFilter], tcp_rbac: Iterable[Filter]) -> Listener:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guards:
+    """The RBAC filters of a chain, for HTTP and for TCP."""
+
+    http: tuple[HttpFilter, ...] = ()
+    tcp: tuple[Filter, ...] = ()
+
+
+def inbound(spec: Inbound, own: TrustDomain, secured: Guards, plaintext: Guards) -> Listener:
     """The listener for calls to an application. PERMISSIVE takes TLS and plaintext on the same port; a plaintext caller is nobody."""
-    http, tcp = tuple(http_rbac), tuple(tcp_rbac)
     alpn = ("h2", "http/1.1") if spec.protocol.is_http else ()
     made = Listener(name=f"{spec.name}{spec.address}", address=address(spec.address, spec.port))
     made.traffic_direction = 1  # INBOUND
     if spec.mode is not MTLSMode.DISABLE:
-        chain = made.filter_chains.add(filters=_inbound_filters(spec, http, tcp))
+        chain = made.filter_chains.add(filters=_inbound_filters(spec, secured))
         chain.transport_socket.CopyFrom(tls.from_anybody(own, alpn))
         if spec.mode is MTLSMode.PERMISSIVE:
             chain.filter_chain_match.transport_protocol = "tls"
     if spec.mode is not MTLSMode.STRICT:
-        plain = made.filter_chains.add(filters=_inbound_filters(spec, http, tcp))
+        plain = made.filter_chains.add(filters=_inbound_filters(spec, plaintext))
         plain.filter_chain_match.transport_protocol = "raw_buffer" if spec.mode is MTLSMode.PERMISSIVE else ""
     if spec.mode is MTLSMode.PERMISSIVE:
         inspector = made.listener_filters.add(name="envoy.filters.listener.tls_inspector")
@@ -112,11 +119,11 @@ def inbound_cluster(spec: Inbound) -> Cluster:
     return made
 
 
-def _inbound_filters(spec: Inbound, http: Sequence[HttpFilter], tcp: Sequence[Filter]) -> list[Filter]:
+def _inbound_filters(spec: Inbound, guards: Guards) -> list[Filter]:
     if not spec.protocol.is_http:
         proxy = TcpProxy(stat_prefix=spec.name, cluster=spec.name)
-        return [*tcp, _filter("envoy.filters.network.tcp_proxy", proxy)]
-    manager = _manager(spec.name, http)
+        return [*guards.tcp, _filter("envoy.filters.network.tcp_proxy", proxy)]
+    manager = _manager(spec.name, guards.http)
     # What RBAC judges must be what the application gets.
     manager.merge_slashes = True
     manager.path_with_escaped_slashes_action = HttpConnectionManager.UNESCAPE_AND_REDIRECT

@@ -17,7 +17,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 
 from meshca.router import clusters, listeners
 from meshca.router.endpoints import Instance
-from meshca.router.listeners import LOOPBACK, OUTBOUND, Inbound
+from meshca.router.listeners import LOOPBACK, OUTBOUND, Guards, Inbound
 from meshca.router.objects import MTLSMode, Origin, ServicePort
 from meshca.router.proxy import Proxy
 from meshca.router.routes import routes, to_cluster
@@ -35,8 +35,9 @@ class Rules:
     """What policies say, as far as a view needs to know it."""
 
     may_call: Callable[[SpiffeID, Instance], bool] = lambda _caller, _callee: True
-    http_rbac: Callable[[Instance], tuple[HttpFilter, ...]] = lambda _callee: ()
-    tcp_rbac: Callable[[Instance], tuple[Filter, ...]] = lambda _callee: ()
+    http_rbac: Callable[[Instance, bool], tuple[HttpFilter, ...]] = lambda _callee, _plaintext: ()
+    """Of a callee, for connections with TLS or (true) without."""
+    tcp_rbac: Callable[[Instance, bool], tuple[Filter, ...]] = lambda _callee, _plaintext: ()
     mode: Callable[[Instance, int], MTLSMode] = lambda _callee, _port: MTLSMode.STRICT
 
 
@@ -250,7 +251,11 @@ def _way_in(world: World, proxy: Proxy, instance: Instance, port: ServicePort) -
 
 
 def _inbound_listener(world: World, spec: Inbound, instance: Instance) -> Resource:
-    listener = listeners.inbound(spec, world.own, world.rules.http_rbac(instance), world.rules.tcp_rbac(instance))
+    def guards(plaintext: bool) -> Guards:  # noqa: FBT001 - the two kinds of chain
+        rules = world.rules
+        return Guards(http=rules.http_rbac(instance, plaintext), tcp=rules.tcp_rbac(instance, plaintext))
+
+    listener = listeners.inbound(spec, world.own, guards(False), guards(True))
     return pack(listener.name, listener)
 
 
