@@ -85,7 +85,11 @@ def test_a_field_can_not_stand_for_one_of_ours(stream: io.StringIO) -> None:
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
-@pytest.mark.parametrize("key", [KEY, KEY.replace("PRIVATE", "EC PRIVATE"), KEY[:100], repr(KEY), f"x{KEY}{KEY}y"])
+@pytest.mark.parametrize(
+    "key",
+    [KEY, KEY.replace("PRIVATE", "EC PRIVATE"), KEY[:100], repr(KEY), f"x{KEY}{KEY}y"],
+    ids=["PKCS8", "SEC1", "cut", "repr", "two"],
+)
 def test_nothing_that_looks_like_a_private_key_is_ever_logged(form: logs.Format, key: str, stream: io.StringIO) -> None:
     logs.configure(form, "info", stream)
     logger.error("broke: %s", key)

@@ -70,6 +70,7 @@ def test_a_certificate_is_sent_leaf_first_with_its_key_and_proven_by_its_serial(
         ("spiffe://partner.test", {"partner.test": PARTNER.pem}, ""),
         ("ALL", {"example.org": OURS.pem, "partner.test": PARTNER.pem}, bundle_of(OURS).digest),
     ],
+    ids=["ROOTCA", "ours by name", "a partner", "ALL"],
 )
 def test_a_bundle_is_sent_per_trust_domain_and_proven_by_our_digest(name: str, domains: dict, proven: str):
     found = resource(name)

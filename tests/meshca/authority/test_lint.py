@@ -146,7 +146,9 @@ def test_each_rule_refuses_the_draft_that_breaks_it_and_no_other_rule_is_in_the_
 
 
 @pytest.mark.parametrize(
-    ("draft", "issuer"), [(LEAF_DRAFT, ISSUER), (INTERMEDIATE_DRAFT, ROOT), (ROOT_DRAFT, None)], ids=str
+    ("draft", "issuer"),
+    [(LEAF_DRAFT, ISSUER), (INTERMEDIATE_DRAFT, ROOT), (ROOT_DRAFT, None)],
+    ids=["leaf", "intermediate", "root"],
 )
 def test_what_the_template_makes_passes(draft: Draft, issuer: Slot | None):
     lint(draft, issuer)
