@@ -142,8 +142,8 @@ def _service_hosts(service: Service, virtual: VirtualHost | None, caller: Spiffe
     for port in ports:
         key = ClusterKey(service.host, port.number)
         made, keys = _routes(virtual, caller, port.number) if virtual else ((to_cluster(key),), frozenset({key}))
-        names = _names(service, caller)
-        bare = names if port is _main(ports) else ()
+        names = names_of(service, caller)
+        bare = names if port is main_port(ports) else ()
         yield _Host(
             name=f"{service.host}:{port.number}",
             domains=(*bare, *(f"{name}:{port.number}" for name in names)),
@@ -162,13 +162,13 @@ def _routes(
     return routes(mine, caller, port), keys
 
 
-def _main(ports: Iterable[ServicePort]) -> ServicePort:
+def main_port(ports: Iterable[ServicePort]) -> ServicePort:
     """The port that a host without a port means: 80 if it has that, else its first."""
     candidates = list(ports)
     return next((port for port in candidates if port.number == 80), candidates[0])  # noqa: PLR2004 - HTTP's port
 
 
-def _names(service: Service, caller: SpiffeID) -> tuple[str, ...]:
+def names_of(service: Service, caller: SpiffeID) -> tuple[str, ...]:
     """What clients may call a host: in a cluster's scheme also its short names, as far as they are unambiguous for this caller."""
     name, *rest = service.host.split(".")
     if len(rest) < 3 or rest[1] != "svc":  # noqa: PLR2004 - namespace, svc, domain
