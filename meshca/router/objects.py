@@ -95,7 +95,7 @@ class Destination:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeaderOperations:
-    """What is done to headers: set (overwrite), add (append), remove."""
+    """What is done to headers: set (overwrite), add (append), remove. Names are in lower case; values are Envoy's formats (`%%` is a %)."""
 
     set: tuple[tuple[str, str], ...] = ()
     add: tuple[tuple[str, str], ...] = ()
@@ -104,12 +104,16 @@ class HeaderOperations:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightedDestination:
-    """A share of the requests. `line` and `where` say where it stands, for what is wrong with its reference."""
+    """A share of the requests. `line` and `where` say where it stands, for what is wrong with its reference.
+
+    `authority` is written over the Host header (Istio: `headers.request.set.host`). Of several destinations each has a weight.
+    """
 
     destination: Destination
     weight: int | None = None
     request_headers: HeaderOperations = field(default_factory=HeaderOperations)
     response_headers: HeaderOperations = field(default_factory=HeaderOperations)
+    authority: str = ""
     line: int = 0
     where: str = ""
 
@@ -144,7 +148,10 @@ class Retries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redirect:
-    """Answer with a redirect. What is None or empty stays as it was asked."""
+    """Answer with a redirect. What is None or empty stays as it was asked.
+
+    `keep_port` asks for the port that was dialled (Istio: `derivePort: FROM_REQUEST_PORT`); else, without `port`, it is the scheme's own.
+    """
 
     uri: str = ""
     prefix: str = ""
@@ -152,6 +159,7 @@ class Redirect:
     authority: str = ""
     scheme: str = ""
     port: int | None = None
+    keep_port: bool = False
     code: int = 301
 
 
@@ -490,7 +498,10 @@ Object = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parsed:
-    """What a set of documents says: the objects that are good on their own, and what is wrong with the others."""
+    """What a set of documents says: the objects that are good on their own, and what is wrong with the others.
+
+    `warnings` keep nothing from being used, but what they tell of is hardly meant so.
+    """
 
     objects: tuple[Object, ...] = ()
     problems: tuple[Problem, ...] = ()

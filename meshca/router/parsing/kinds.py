@@ -1,0 +1,167 @@
+"""Which kinds are read, and by whom; and why others are not. Pure.
+
+Rules:
+- Each document is on its own: what is wrong with one keeps no other from being used.
+- Files are read in the order of their names, so that the outcome does not depend on how a directory lists them.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from meshca.router.documents import Document, Sort, Tree, read
+from meshca.router.objects import Object, Origin, Parsed
+from meshca.router.parsing.envelope import DEFAULT_NAMESPACE, Envelope, open_envelope
+from meshca.router.parsing.gateway import grpc_route, http_route
+from meshca.router.parsing.networking import service_entry, virtual_service, workload_entry
+from meshca.router.parsing.security import authorization_policy, peer_authentication
+from meshca.router.parsing.telemetry import telemetry
+from meshca.router.parsing.traffic import destination_rule
+from meshca.router.reader import Report
+from meshca.router.wording import did_you_mean, shown
+from spiffe.id import TrustDomain
+
+_NETWORKING = "networking.istio.io"
+_SECURITY = "security.istio.io"
+_TELEMETRY = "telemetry.istio.io"
+_GATEWAY = "gateway.networking.k8s.io"
+
+
+_NAMES = re.compile(r"[A-Za-z0-9./-]{1,317}")
+
+
+class Kind(NamedTuple):
+    """A kind that we read: in these versions of its group, by this function."""
+
+    group: str
+    versions: tuple[str, ...]
+    read: Callable[[Envelope], Object]
+
+    @property
+    def api_versions(self) -> tuple[str, ...]:
+        """As documents write it."""
+        return tuple(f"{self.group}/{version}" for version in self.versions)
+
+
+_KINDS = {
+    "VirtualService": Kind(_NETWORKING, ("v1alpha3", "v1beta1", "v1"), virtual_service),
+    "DestinationRule": Kind(_NETWORKING, ("v1alpha3", "v1beta1", "v1"), destination_rule),
+    "ServiceEntry": Kind(_NETWORKING, ("v1alpha3", "v1beta1", "v1"), service_entry),
+    "WorkloadEntry": Kind(_NETWORKING, ("v1alpha3", "v1beta1", "v1"), workload_entry),
+    "PeerAuthentication": Kind(_SECURITY, ("v1beta1", "v1"), peer_authentication),
+    "AuthorizationPolicy": Kind(_SECURITY, ("v1beta1", "v1"), authorization_policy),
+    "Telemetry": Kind(_TELEMETRY, ("v1alpha1", "v1"), telemetry),
+    "HTTPRoute": Kind(_GATEWAY, ("v1beta1", "v1"), http_route),
+    "GRPCRoute": Kind(_GATEWAY, ("v1alpha2", "v1"), grpc_route),
+}
+
+_WORKLOADS = "write a WorkloadEntry for each instance, or a ServiceEntry with endpoints"
+_SERVICES = "write a ServiceEntry with the hosts, ports and endpoints"
+_INSTEAD = {
+    "ConfigMap": "only what is said about the mesh belongs here",
+    "DaemonSet": _WORKLOADS,
+    "Deployment": _WORKLOADS,
+    "EndpointSlice": _SERVICES,
+    "Endpoints": _SERVICES,
+    "Ingress": "write a VirtualService",
+    "List": "write its items as documents of their own, with --- between them",
+    "Namespace": "a namespace is there as soon as an object names it",
+    "Pod": _WORKLOADS,
+    "ReplicaSet": _WORKLOADS,
+    "Secret": "certificates come from meshca, other secrets do not belong here",
+    "Service": _SERVICES,
+    "ServiceAccount": "name it in the field `serviceAccount` of a WorkloadEntry or an endpoint",
+    "StatefulSet": _WORKLOADS,
+}
+
+
+class _Outcome(NamedTuple):
+    found: Object | None
+    report: Report
+
+
+def parse(documents: Mapping[str, str], *, trust_domain: TrustDomain) -> Parsed:
+    """Read texts (file name -> content). Whatever they hold, nothing is raised: problems and warnings tell what is wrong, and where.
+
+    Of several objects of one kind, namespace and name the first that is good stays.
+    """
+    everything = (document for file, text in sorted(documents.items()) for document in read(file, text))
+    outcomes = [_read(document, trust_domain) for document in everything]
+    objects = _without_doubles(outcomes)
+    return Parsed(
+        objects=objects,
+        problems=tuple(problem for outcome in outcomes for problem in outcome.report.problems),
+        warnings=tuple(warning for outcome in outcomes for warning in outcome.report.warnings),
+    )
+
+
+def _without_doubles(outcomes: Iterable[_Outcome]) -> tuple[Object, ...]:
+    """The objects, each once. A double is told at both places."""
+    kept: dict[tuple[str, str, str], Object] = {}
+    reports: dict[Origin, Report] = {}
+    for found, report in outcomes:
+        if found is None:
+            continue
+        origin = found.origin
+        reports[origin] = report
+        first = kept.setdefault(origin[2:], found).origin
+        if first is not origin:
+            report.problem(origin.line, "", f"is there twice: that of {first.file}:{first.line} is used")
+            reports[first].warn(
+                first.line, "", f"is there twice: this is used, not that of {origin.file}:{origin.line}"
+            )
+    return tuple(kept.values())
+
+
+def _read(document: Document, trust_domain: TrustDomain) -> _Outcome:
+    """One document: the object if nothing at all is wrong with it."""
+    report = Report(file=document.file, label=_label(document.root) if document.root else "")
+    for fault in document.faults:
+        report.problem(fault.line, "", fault.text)
+    found = _object(document.root, report, trust_domain) if document.root else None
+    report.finish()
+    return _Outcome(None if report.problems else found, report)
+
+
+def _object(root: Tree, report: Report, trust_domain: TrustDomain) -> Object | None:
+    name, api_version = _peek(root, "kind"), _peek(root, "apiVersion")
+    kind = _KINDS.get(name)
+    if kind is None or api_version not in kind.api_versions:
+        place = "apiVersion" if not api_version or kind else "kind"
+        line = root.fields[place].line if place in root.fields else root.line
+        report.problem(line, place, _refusal(name, api_version))
+        return None
+    protobuf = kind.group != _GATEWAY
+    envelope = open_envelope(root, report, name, protobuf=protobuf, trust_domain=trust_domain)
+    found = kind.read(envelope)
+    envelope.check_annotations()
+    return found
+
+
+def _refusal(name: str, api_version: str) -> str:
+    """Why a document is not read, and what to write instead."""
+    if not name or not api_version:
+        return "required: an object has an apiVersion and a kind"
+    if kind := _KINDS.get(name):
+        return f"{name} of {shown(api_version)} is not read here, only of {', '.join(kind.api_versions)}"
+    if api_version.partition("/")[0] in {_NETWORKING, _SECURITY, _TELEMETRY, _GATEWAY, "extensions.istio.io"}:
+        return f"{shown(name)} of {shown(api_version)} is not supported by meshca{did_you_mean(name, _KINDS)}"
+    instead = _INSTEAD.get(name, f"meshca reads {', '.join(_KINDS)}")
+    return f"{shown(name)} of {shown(api_version)} is not read here: {instead}"
+
+
+def _peek(tree: Tree, *path: str) -> str:
+    """The text at the end of a path, empty if there is none."""
+    for key in path:
+        if key not in tree.fields:
+            return ""
+        tree = tree.fields[key].value
+    return tree.text if tree.sort is Sort.TEXT else ""
+
+
+def _label(root: Tree) -> str:
+    """What to call a document of which nothing is known to be right: only names that can be shown as they are."""
+    kind, name = _peek(root, "kind"), _peek(root, "metadata", "name")
+    namespace = _peek(root, "metadata", "namespace") or DEFAULT_NAMESPACE
+    parts = (kind, f"{namespace}/{name}" if name else "")
+    return " ".join(part for part in parts if _NAMES.fullmatch(part))
