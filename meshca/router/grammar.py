@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 
 from meshca.errors import InvalidInput
+from meshca.router.header_format import check_format
 from meshca.router.wording import did_you_mean, shown
 
 MAX_HOST = 253
@@ -21,7 +22,6 @@ _LABEL_PART = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _AUTHORITY = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _METHOD = re.compile(r"[A-Z][A-Z-]*")
-_FORMAT = re.compile(r"(?:[^%]|%%|%[A-Z0-9_]+(?:\([^%()]*\))?(?::[0-9]{1,6})?%)*", re.DOTALL)
 _PSEUDO = {"method", "authority", "scheme", "uri"}
 _RETRY_ON = (
     *("5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "envoy-ratelimited", "retriable-4xx"),
@@ -118,8 +118,7 @@ def header_value(text: str) -> str:
     """A header value as Envoy formats it: commands between percent signs, and `%%` for one."""
     if len(text) > MAX_HEADER or re.search(r"[\x00\r\n]", text):
         raise InvalidInput(f"{shown(text)} is not the value of a header")
-    if not _FORMAT.fullmatch(text):
-        raise InvalidInput(f"{shown(text)} has a % that starts no command: write %% for a percent sign")
+    check_format(text)
     return text
 
 

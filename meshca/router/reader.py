@@ -23,6 +23,12 @@ from spiffe.errors import InvalidID
 
 T = TypeVar("T")
 
+MAX_PROBLEMS = 100
+"""Of one object: a flood of nonsense is not worth more."""
+
+MAX_ITEMS = 10_000
+"""Of one list or mapping: what nobody writes must not cost minutes."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9_]{1,80}")
 _SNAKE = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)+")
 
@@ -37,13 +43,20 @@ class Report:
     warnings: list[Problem] = field(default_factory=list)
     readers: "list[Reader]" = field(default_factory=list)
 
+    @property
+    def full(self) -> bool:
+        """Whether no more problems are taken."""
+        return len(self.problems) >= MAX_PROBLEMS
+
     def problem(self, line: int, path: str, text: str) -> None:
         """Something for which the object can not be used."""
-        self.problems.append(Problem(file=self.file, line=line, label=self.label, field=path, text=text))
+        if not self.full:
+            self.problems.append(Problem(file=self.file, line=line, label=self.label, field=path, text=text))
 
     def warn(self, line: int, path: str, text: str) -> None:
         """Something that is hardly meant so."""
-        self.warnings.append(Problem(file=self.file, line=line, label=self.label, field=path, text=text))
+        if len(self.warnings) < MAX_PROBLEMS:
+            self.warnings.append(Problem(file=self.file, line=line, label=self.label, field=path, text=text))
 
     def finish(self) -> None:
         """Tell all fields that nobody read, then put everything in the order in which it stands in the file."""
@@ -76,9 +89,10 @@ class Reader:
         self._asked: set[str] = set()
         self._refused: dict[str, str] = {}
         self._fields: dict[str, tuple[str, Field]] = {}
-        for written, each in tree.fields.items() if tree else ():
-            self._keep(written, each)
-        report.readers.append(self)
+        if tree is not None:
+            for written, each in tree.fields.items():
+                self._keep(written, each)
+            report.readers.append(self)
 
     def _keep(self, written: str, each: Field) -> None:
         name = _camel_case(written) if self._protobuf and self._complete else written
@@ -92,6 +106,10 @@ class Reader:
     def has(self, name: str) -> bool:
         """Whether the field is there, and not null."""
         return self._take(name) is not None
+
+    def is_empty(self) -> bool:
+        """Whether it is there, with nothing in it."""
+        return self.present and not self._fields
 
     def unread(self) -> tuple[str, ...]:
         """The names of the fields that nobody asked for."""
@@ -129,9 +147,10 @@ class Reader:
 
     def finish(self) -> None:
         """Report every field that nobody asked for."""
-        if self._complete:
-            for name in self.unread():
-                self.refuse(name)
+        for name in self.unread() if self._complete else ():
+            if self.report.full:
+                return
+            self.refuse(name)
 
     def refuse(self, name: str) -> None:
         """Report a field as one that is not read."""
@@ -195,7 +214,7 @@ class Reader:
         if found is not None and found.value.sort is not Sort.LIST:
             self.problem(name, f"expected a list, found {found.value.sort}")
             return ()
-        items = found.value.items if found else ()
+        items = self._bounded(name, found.value.items) if found else ()
         if not items and ((found and required) or (filled and name in self._fields)):
             self.problem(name, "is empty")
         return tuple((f"{self.where(name)}[{index}]", tree) for index, tree in enumerate(items))
@@ -215,18 +234,26 @@ class Reader:
         for written, each in self._mapping(name).items():
             path = _join(self.where(name), written)
             spelled = self._convert(partial(_spelled, key, written), each.value, each.line, path)
-            value = read(each.value, each.line, path)
+            if spelled is None:
+                continue
             if spelled in seen:
                 self.report.problem(each.line, path, "is there twice, but for upper and lower case")
-            elif spelled is not None and value is not None:
-                seen.add(spelled)
+            seen.add(spelled)
+            value = read(each.value, each.line, path)
+            if value is not None:
                 yield spelled, value
 
     def _mapping(self, name: str) -> Mapping[str, Field]:
         found = self._take(name)
         if found is not None and found.value.sort is not Sort.MAPPING:
             self.problem(name, f"expected a mapping, found {found.value.sort}")
-        return found.value.fields if found else {}
+        return dict(self._bounded(name, tuple(found.value.fields.items()))) if found else {}
+
+    def _bounded(self, name: str, items: tuple[T, ...]) -> tuple[T, ...]:
+        if len(items) <= MAX_ITEMS:
+            return items
+        self.problem(name, f"{len(items)} items are too many: {MAX_ITEMS} are read")
+        return items[:1]
 
     # Mappings below.
 

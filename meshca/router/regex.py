@@ -1,8 +1,10 @@
 """Whether a regular expression is one that Envoy's RE2 takes. Pure, and on the safe side: what passes here RE2 takes; it takes some more.
 
 How: token by token, each must be of RE2's syntax. What Python spells otherwise is translated, and Python's own compiler judges the
-structure of the whole. Counted repeats multiply where they are nested, as in RE2, and the size of the program is bounded well below what
-RE2 can hold.
+structure of the whole. Counted repeats multiply where they are nested, as in RE2. The size of the program is estimated, never too low.
+
+Envoy reads bytes, not characters (RE2 in Latin-1), so nothing but ASCII can be written; and it takes programs of up to 100 instructions
+unless its runtime says otherwise: what makes bootstraps must put ENVOY_RUNTIME into it.
 """
 
 import re
@@ -13,26 +15,28 @@ from meshca.router.wording import shown
 
 MAX_CHARACTERS = 1024
 MAX_REPEAT = 1000
-MAX_SIZE = 20_000
+MAX_SIZE = 32_768
+ENVOY_RUNTIME = {"re2.max_program_size.error_level": MAX_SIZE}
+"""What Envoy's runtime must say, so that it takes what passes here."""
 
 _CATEGORY = r"\\[pP](?:[LMNPSZ]|\{\^?(?:L[ultmo]?|M[nce]?|N[dlo]?|P[cdseifo]?|S[mcko]?|Z[slp]?)\})"
 _POSIX = "alnum|alpha|ascii|blank|cntrl|digit|graph|lower|print|punct|space|upper|word|xdigit"
 _ESCAPE = r"\\(?:[dDsSwWaftnrv]|x[0-9a-fA-F]{2}|[!-/:-@\[-^`{-~])"
-_RUNE = r"\\x\{[0-9a-fA-F]{1,4}\}"
 _OUTSIDE = re.compile(
-    rf"(?P<category>{_CATEGORY})|(?P<escape>{_ESCAPE})|(?P<rune>{_RUNE})|(?P<end>\\z)|(?P<edge>\\[bBA]|[\^$])"
+    rf"(?P<category>{_CATEGORY})|(?P<escape>{_ESCAPE})|(?P<end>\\z)|(?P<edge>\\[bBA]|[\^$])"
     r"|(?P<flags>\(\?(?:[imsU]+|[imsU]*-[imsU]+)\))|(?P<apart>\(\?[imsU]*(?:-[imsU]+)?:)"
     r"|(?P<open>\((?:\?P<[A-Za-z_][A-Za-z0-9_]*>|(?!\?)))|(?P<close>\))|(?P<bar>\|)"
     r"|(?P<repeat>(?:[*+?]|\{(?P<low>[0-9]{1,4})(?P<more>,(?P<high>[0-9]{1,4})?)?\})\??)"
-    r"|(?P<set>\[\^?\]?)|(?P<dot>\.)|(?P<literal>[^\\\[(){*+?])",
+    r"|(?P<set>\[\^?\]?)|(?P<dot>\.)|(?P<literal>[^\\\[(){*+?\x80-\U0010ffff])",
     re.DOTALL,
 )
 _IN_SET = re.compile(
-    rf"(?P<category>{_CATEGORY})|(?P<posix>\[:\^?(?:{_POSIX}):\])|(?P<escape>{_ESCAPE})|(?P<rune>{_RUNE})"
-    r"|(?P<range>-(?!-))|(?P<close>\])|(?P<literal>[^\\\[\]-])",
+    rf"(?P<category>{_CATEGORY})|(?P<posix>\[:\^?(?:{_POSIX}):\])|(?P<escape>{_ESCAPE})"
+    r"|(?P<range>-(?!-))|(?P<close>\])|(?P<literal>[^\\\[\]\x80-\U0010ffff-])",
     re.DOTALL,
 )
-_SIZES = {"category": 1000, "set": 50, "posix": 50, "escape": 50, "dot": 15, "literal": 4, "rune": 4, "range": 500}
+_SIZES = {"category": 40, "set": 2, "posix": 10, "escape": 10, "dot": 3, "literal": 3, "range": 4}
+_GROUP_SIZE = 3
 _SPELLINGS = {"category": r"\w", "posix": r"\w", "end": r"\Z", "flags": "(?:)", "apart": "(?:"}
 
 
@@ -90,19 +94,21 @@ class _Scan:
         if kind == "repeat":
             self._repeat(token)
         elif kind in {"open", "apart"}:
-            self.parts.append(_Part())
+            self.parts.append(_Part(size=_GROUP_SIZE))
         elif kind == "close":
             self._close()
         elif kind in _SIZES:
             self.parts[-1].add(_Part(size=_SIZES[kind]))
         else:
+            self.parts[-1].size += 1
             self.parts[-1].last = None
         return token[0] + self._set() if kind == "set" else _spelling(token)
 
     def _next(self, tokens: re.Pattern[str]) -> re.Match[str]:
         token = tokens.match(self.text, self.at)
         if token is None:
-            raise self._refusal(f"RE2 does not know {shown(self.text[self.at : self.at + 4])}")
+            rest = self.text[self.at : self.at + 4]
+            raise self._refusal(f"RE2 does not know {shown(rest)}" if rest else "a set is not closed")
         self.at = token.end()
         return token
 
@@ -118,7 +124,7 @@ class _Scan:
         times = max(1, int(token["high"] or token["low"] or 1))
         if atom.repeats * times > MAX_REPEAT:
             raise self._refusal(f"more than {MAX_REPEAT} repeats")
-        self.parts[-1].add(_Part(size=atom.size * (times - 1), repeats=atom.repeats * times))
+        self.parts[-1].add(_Part(size=atom.size * (times - 1) + times, repeats=atom.repeats * times))
         self.parts[-1].last = None
 
     def _set(self) -> str:
@@ -134,6 +140,4 @@ class _Scan:
 
 
 def _spelling(token: re.Match[str]) -> str:
-    if token.lastgroup == "rune":
-        return f"\\u{int(token[0][3:-1], 16):04x}"
     return _SPELLINGS.get(str(token.lastgroup), token[0])

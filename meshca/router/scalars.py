@@ -8,7 +8,7 @@ Rules:
 import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from enum import Enum
+from enum import StrEnum
 from fractions import Fraction
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from meshca.router.objects import MILLION
 from meshca.router.wording import did_you_mean, shown
 
 T = TypeVar("T")
-E = TypeVar("E", bound=Enum)
+E = TypeVar("E", bound=StrEnum)
 Convert = Callable[[Tree], T]
 
 INT32 = (1 << 31) - 1
@@ -121,8 +121,8 @@ def _bounded(microseconds: Fraction, tree: Tree, least: timedelta, *, or_zero: b
 
 
 def one_of(kind: type[E], refused: Mapping[str, str] | None = None) -> Convert[E]:
-    """A member of an enumeration, by name. `refused` are names that exist elsewhere but not here, each with what to do instead."""
-    return named({member.name: member for member in kind}, refused)
+    """A member of an enumeration, by its value. `refused` are names that exist elsewhere but not here, each with what to do instead."""
+    return named({member.value: member for member in kind}, refused)
 
 
 def named(members: Mapping[str, T], refused: Mapping[str, str] | None = None) -> Convert[T]:

@@ -12,6 +12,6 @@ def shown(text: str) -> str:
 
 
 def did_you_mean(text: str, known: Iterable[str]) -> str:
-    """`, did you mean X?` if something known is near, else nothing."""
+    """A question to put behind a refusal, if something known is near, else nothing."""
     near = difflib.get_close_matches(text[:_LONGEST], sorted(known), n=1)
-    return f", did you mean {near[0]}?" if near else ""
+    return f", did you mean `{near[0]}`?" if near else ""

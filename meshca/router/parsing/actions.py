@@ -4,7 +4,7 @@ import base64
 import binascii
 import re
 from datetime import timedelta
-from enum import Enum
+from enum import StrEnum
 
 from meshca.errors import InvalidInput
 from meshca.router import grammar
@@ -29,9 +29,9 @@ _SCHEME = named({"http": "http", "https": "https"})
 _DURATION = duration(MILLISECOND)
 
 
-class _DerivePort(Enum):
-    FROM_PROTOCOL_DEFAULT = 0
-    FROM_REQUEST_PORT = 1
+class _DerivePort(StrEnum):
+    FROM_PROTOCOL_DEFAULT = "FROM_PROTOCOL_DEFAULT"
+    FROM_REQUEST_PORT = "FROM_REQUEST_PORT"
 
 
 def redirect_code(tree: Tree) -> int:
@@ -97,7 +97,7 @@ def rewrite(rule: Reader, authority: str) -> Rewrite | None:
         authority=written or authority,
     )
     _check_substitution(expression, found)
-    reader.choice("uri", "uriRegexRewrite", needed=not written)
+    reader.choice("uri", "uriRegexRewrite", needed=not reader.has("authority"))
     return found if reader.present or authority else None
 
 

@@ -77,9 +77,8 @@ def _parents(spec: Reader, namespace: str) -> tuple[tuple[str, ...], tuple[int |
 
 def _parent(reader: Reader, namespace: str) -> tuple[str, int | None]:
     reader.unsupported("sectionName", instead="write port")
-    kind = reader.required("kind", text, "Service")
-    group = reader.optional("group", text)
-    if kind != "Service" or (group not in {"", "core"} and reader.present):
+    kind, group = reader.optional("kind", text), reader.optional("group", text)
+    if reader.present and (kind != "Service" or group not in {"", "core"}):
         reader.problem("kind", f"a parent that is no Service is not supported by meshca: {_SERVICE}")
     other = reader.optional("namespace", text_as(grammar.dns_label))
     if other not in {None, namespace}:

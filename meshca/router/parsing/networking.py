@@ -1,5 +1,6 @@
 """VirtualService, ServiceEntry and WorkloadEntry of networking.istio.io. Pure."""
 
+from collections import Counter
 from dataclasses import replace
 
 from meshca.errors import InvalidInput
@@ -33,7 +34,7 @@ MAX_ENDPOINT_WEIGHT = 1_000_000  # Envoy's sum of the weights of a cluster must 
 
 _PROTOCOLS = {protocol.value: protocol for protocol in Protocol} | {"HTTPS": Protocol.TLS}
 _LOCATION = named({"MESH_EXTERNAL": True, "MESH_INTERNAL": False})
-_RESOLUTION = one_of(
+_RESOLUTION: Convert[Resolution | None] = one_of(
     Resolution,
     {
         "NONE": "name the endpoints (STATIC) or let their names be resolved (DNS)",
@@ -62,9 +63,9 @@ def virtual_service(envelope: Envelope) -> VirtualService:
 
 
 def _check_distinct(reader: Reader, name: str, values: tuple[object, ...]) -> None:
-    twice = {value for value in values if values.count(value) > 1}
-    for value in sorted(map(str, twice)):
-        reader.problem(name, f"{value} is there twice")
+    for value, times in Counter(values).items():
+        if times > 1:
+            reader.problem(name, f"{value} is there twice")
 
 
 def service_entry(envelope: Envelope) -> ServiceEntry:
@@ -72,7 +73,7 @@ def service_entry(envelope: Envelope) -> ServiceEntry:
     spec = envelope.spec
     accept_only(spec, "exportTo", "*", _EVERYWHERE)
     ports = _ports(spec)
-    resolution = spec.required("resolution", _RESOLUTION, Resolution.STATIC)
+    resolution = spec.required("resolution", _RESOLUTION, None)
     known = frozenset(port.name for port in ports)
     address = text_as(grammar.ip_address if resolution is Resolution.STATIC else _address)
     readers = spec.children("endpoints", filled=True)
@@ -80,26 +81,29 @@ def service_entry(envelope: Envelope) -> ServiceEntry:
         origin=envelope.origin,
         hosts=spec.several("hosts", text_as(grammar.host_or_wildcard), required=True),
         ports=ports,
-        resolution=resolution,
+        resolution=resolution or Resolution.STATIC,
         external=spec.optional("location", _LOCATION) is not False,
         addresses=spec.several("addresses", text_as(grammar.ip_address)),
         endpoints=tuple(_endpoint(reader, envelope, address, known) for reader in readers),
         subject_alt_names=spec.several("subjectAltNames", text_as(_subject_alt_name), filled=True),
         workload_selector=selector(spec, "workloadSelector", "labels"),
     )
-    _check_service(spec, entry)
+    _check_distinct(spec, "hosts", entry.hosts)
+    _check_endpoints(spec, resolution, entry)
+    _check_identities(spec, entry)
     return entry
 
 
-def _check_service(spec: Reader, entry: ServiceEntry) -> None:
-    _check_distinct(spec, "hosts", entry.hosts)
-    chosen = spec.choice("endpoints", "workloadSelector", needed=False)
-    if entry.resolution is Resolution.STATIC and not chosen and spec.present:
-        spec.problem(
-            "endpoints", "required: STATIC says that the endpoints are known (or pick them by workloadSelector)"
-        )
-    if entry.resolution is Resolution.DNS and not chosen and any(host.startswith("*") for host in entry.hosts):
+def _check_endpoints(spec: Reader, resolution: Resolution | None, entry: ServiceEntry) -> None:
+    if spec.choice("endpoints", "workloadSelector", needed=False):
+        return
+    if resolution is Resolution.STATIC:
+        spec.problem("endpoints", "required: STATIC means that they are known, here or by a workloadSelector")
+    if resolution is Resolution.DNS and any(host.startswith("*") for host in entry.hosts):
         spec.problem("hosts", "a wildcard can not be resolved: name the hosts, or the endpoints")
+
+
+def _check_identities(spec: Reader, entry: ServiceEntry) -> None:
     identities = entry.subject_alt_names or any(endpoint.spiffe_id for endpoint in entry.endpoints)
     if identities and not spec.has("location"):
         spec.warn("location", "without it a service is MESH_EXTERNAL, although identities are named: say which it is")
@@ -145,7 +149,8 @@ def workload_entry(envelope: Envelope) -> WorkloadEntry:
     endpoint = _endpoint(envelope.spec, envelope, text_as(_address), None)
     annotated = envelope.annotations.optional(SPIFFE_ID, text_as(workload_id))
     if annotated and endpoint.spiffe_id not in {None, annotated}:
-        envelope.spec.problem("serviceAccount", f"is {endpoint.spiffe_id}, but the annotation {SPIFFE_ID} {annotated}")
+        text = f"is {endpoint.spiffe_id}, but the annotation {SPIFFE_ID} says {annotated}"
+        envelope.spec.problem("serviceAccount", text)
     return WorkloadEntry(
         origin=envelope.origin,
         endpoint=replace(

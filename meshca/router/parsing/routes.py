@@ -90,7 +90,7 @@ def _string_matches(reader: Reader, name: str, key: Callable[[str], str]) -> tup
 
 
 def _presence_or_match(reader: Reader) -> StringMatch:
-    if reader.present and not reader.unread():
+    if reader.is_empty():
         return StringMatch(MatchKind.PRESENT)
     return _string_match(reader, _value) or StringMatch(MatchKind.PRESENT)
 

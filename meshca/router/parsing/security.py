@@ -107,7 +107,7 @@ def _source(reader: Reader, trust_domain: TrustDomain) -> Source:
 
 
 def _check_source(reader: Reader, found: Source, trust_domain: TrustDomain) -> None:
-    if reader.present and found == Source():
+    if reader.is_empty():
         reader.problem("", "is empty: leave out `from` to mean everybody")
     for name in ("principals", "notPrincipals"):
         value = found.principals if name == "principals" else found.not_principals
@@ -126,7 +126,7 @@ def _operation(reader: Reader) -> Operation:
         paths=_values(reader, "paths", grammar.path_pattern),
         not_paths=_values(reader, "notPaths", grammar.path_pattern),
     )
-    if reader.present and found == Operation():
+    if reader.is_empty():
         reader.problem("", "is empty: leave out `to` to mean everything")
     return found
 
