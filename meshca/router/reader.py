@@ -10,60 +10,23 @@ Rules:
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 from meshca.errors import InvalidInput
 from meshca.router.documents import Field, Sort, Tree
-from meshca.router.objects import Problem
+from meshca.router.report import Report
 from meshca.router.scalars import Convert
 from meshca.router.wording import did_you_mean, shown
 from spiffe.errors import InvalidID
 
 T = TypeVar("T")
 
-MAX_PROBLEMS = 100
-"""Of one object: a flood of nonsense is not worth more."""
-
 MAX_ITEMS = 10_000
 """Of one list or mapping: what nobody writes must not cost minutes."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_]{1,80}")
 _SNAKE = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)+")
-
-
-@dataclass(slots=True, kw_only=True)
-class Report:
-    """What is wrong with one object, and what is only odd."""
-
-    file: str
-    label: str = ""
-    problems: list[Problem] = field(default_factory=list)
-    warnings: list[Problem] = field(default_factory=list)
-    readers: "list[Reader]" = field(default_factory=list)
-
-    @property
-    def full(self) -> bool:
-        """Whether no more problems are taken."""
-        return len(self.problems) >= MAX_PROBLEMS
-
-    def problem(self, line: int, path: str, text: str) -> None:
-        """Something for which the object can not be used."""
-        if not self.full:
-            self.problems.append(Problem(file=self.file, line=line, label=self.label, field=path, text=text))
-
-    def warn(self, line: int, path: str, text: str) -> None:
-        """Something that is hardly meant so."""
-        if len(self.warnings) < MAX_PROBLEMS:
-            self.warnings.append(Problem(file=self.file, line=line, label=self.label, field=path, text=text))
-
-    def finish(self) -> None:
-        """Tell all fields that nobody read, then put everything in the order in which it stands in the file."""
-        for reader in self.readers:
-            reader.finish()
-        self.problems.sort(key=lambda problem: problem.line)
-        self.warnings.sort(key=lambda problem: problem.line)
 
 
 class Reader:
@@ -92,7 +55,7 @@ class Reader:
         if tree is not None:
             for written, each in tree.fields.items():
                 self._keep(written, each)
-            report.readers.append(self)
+            report.at_end.append(self.finish)
 
     def _keep(self, written: str, each: Field) -> None:
         name = _camel_case(written) if self._protobuf and self._complete else written

@@ -7,7 +7,8 @@ from meshca.errors import InvalidInput
 from meshca.router import grammar
 from meshca.router.documents import Tree
 from meshca.router.objects import Origin
-from meshca.router.reader import Reader, Report
+from meshca.router.reader import Reader
+from meshca.router.report import Report
 from meshca.router.scalars import filled, text, text_as
 from spiffe.id import SpiffeID, TrustDomain
 

@@ -17,7 +17,7 @@ from meshca.router.parsing.networking import service_entry, virtual_service, wor
 from meshca.router.parsing.security import authorization_policy, peer_authentication
 from meshca.router.parsing.telemetry import telemetry
 from meshca.router.parsing.traffic import destination_rule
-from meshca.router.reader import Report
+from meshca.router.report import Report
 from meshca.router.wording import did_you_mean, shown
 from spiffe.id import TrustDomain
 
