@@ -2,8 +2,8 @@
 
 Rules, by the clauses of docs/standards.md:
 - P2 subscribing and unsubscribing count whatever the nonce; only the ACK or NACK in a stale request is dropped.
-- P3 a refusal (NACK) is the presence of an error. What was refused is not sent again until another version of it was accepted, or the
-  client subscribed to it anew.
+- P3 a refusal (NACK) is the presence of an error. What was refused is not sent again until another version of it was accepted, the
+  client subscribed to it anew, or the server makes another attempt with it. Its removals are done all the same, as in Envoy.
 - P6 a first request without names, or `*`, subscribes to all where the type allows it. P7 subscribing again is answered again.
 - P8 a name that leaves while `*` stays is answered with the resource or its removal.
 - P9 a name that does not exist is answered as removed, except where a removal ends warming: then it stays unanswered.
@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
-from sds.xds.resource import WILDCARD, Node, Resource, Resources, Snapshot, TypeRules, check_names, versions
-from sds.xds.session import Event, find_type, held, outcome, remember
+from sds.xds.resource import WILDCARD, Node, Resource, Resources, Snapshot, TypeRules, check_names, unit, versions
+from sds.xds.session import Brought, Event, Removed, find_type, held, outcome, remember
 
 _OWED = ""
 """Stands for the version of a resource about which the client waits for an answer."""
@@ -61,7 +61,8 @@ class _Subscription:
     """A wildcard is answered even if there is nothing: the client waits for it at its start."""
     refused: frozenset[tuple[str, str]] = frozenset()
     nonce: str = ""
-    awaiting: tuple[Resource, ...] | None = None
+    awaiting: tuple[tuple[Resource, ...], tuple[str, ...]] | None = None
+    """What is under way and not yet accepted or refused: resources and removals."""
 
     @property
     def _sees_all(self) -> bool:
@@ -73,25 +74,28 @@ class _Subscription:
             self._unsubscribe(request.unsubscribe)
             self._subscribe(request.subscribe)
         else:
-            self._start(request)
+            events = self._start(request)
         check_names(self.rules, self.names)
         return events
 
     def _settle(self, error: str | None) -> tuple[Event, ...]:
-        sent, self.awaiting = self.awaiting, None
-        if sent is None:
+        awaiting, self.awaiting = self.awaiting, None
+        if awaiting is None:
             return ()
+        sent, removed = awaiting
         if error is not None:
-            self.refused = remember(self.refused, frozenset(versions(sent).items()))
+            self.refused = remember(self.refused, frozenset(map(unit, sent)))
+            self.known.update(dict.fromkeys(versions(sent), _OWED))
         else:
             self._forgive(versions(sent))
-        return outcome(self.rules.type_url, sent, error)
+        gone = tuple(Removed(type_url=self.rules.type_url, name=name) for name in removed)
+        return outcome(self.rules.type_url, sent, error) + gone
 
     def _forgive(self, names: Iterable[str]) -> None:
         if self.refused:
             self.refused = frozenset(unit for unit in self.refused if unit[0] not in names)
 
-    def _start(self, request: DeltaRequest) -> None:
+    def _start(self, request: DeltaRequest) -> tuple[Event, ...]:
         self.started = True
         self.names.update(request.subscribe)
         if self.rules.wildcard and not request.subscribe:
@@ -100,6 +104,7 @@ class _Subscription:
         wanted = request.initial_versions if self._sees_all else self.names
         self.claimed = {name: version for name, version in request.initial_versions.items() if name in wanted}
         self.known.update(self.claimed)
+        return (Brought(type_url=self.rules.type_url, versions=dict(self.claimed)),) if self.claimed else ()
 
     def _subscribe(self, names: Iterable[str]) -> None:
         for name in names:
@@ -153,7 +158,7 @@ class _Subscription:
         for name in sorted(wanted | self.known.keys()):
             resource = self.resources.get(name) if name in wanted else None
             version = self.known.get(name, _OWED)
-            if resource is not None and resource.version != version and (name, resource.version) not in self.refused:
+            if resource is not None and resource.version != version and unit(resource) not in self.refused:
                 changed.append(resource)
             if resource is None and version is not None and not self.rules.removal_ends_warming:
                 removed.append(name)
@@ -165,7 +170,7 @@ class _Subscription:
             self.known[name] = None
         if removed:
             self.known = {name: version for name, version in self.known.items() if version or name in self.names}
-        self.answer_owed, self.nonce, self.awaiting = False, nonce, changed
+        self.answer_owed, self.nonce, self.awaiting = False, nonce, (changed, removed)
         return DeltaResponse(type_url=self.rules.type_url, nonce=nonce, resources=changed, removed=removed)
 
 

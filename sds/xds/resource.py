@@ -31,13 +31,15 @@ class Resource:
     """One named resource, ready to be sent: `body` is a serialized `google.protobuf.Any`.
 
     `proof` comes back in the event that says that a client has this version; the session never looks at it. A body may hold a private
-    key, so it has no repr.
+    key, so it has no repr. `attempt` is counted up by who learned that not this one was to blame for a refused response: only then is a
+    version sent again that was refused.
     """
 
     name: str
     version: str
     body: bytes = field(repr=False)
     proof: object = field(default=None, repr=False)
+    attempt: int = 0
 
     def __post_init__(self) -> None:
         if not self.name or not self.version:
@@ -112,6 +114,11 @@ LISTENER = TypeRules(
 )
 AGGREGATED = (CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET)
 """The types of an aggregated stream, in the order in which they are sent (P14)."""
+
+
+def unit(resource: Resource) -> tuple[str, str]:
+    """Return what a client refuses when it refuses a resource: this attempt of this version."""
+    return resource.name, f"{resource.version}/{resource.attempt}"
 
 
 def versions(resources: Iterable[Resource]) -> dict[str, str]:

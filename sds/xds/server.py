@@ -55,7 +55,7 @@ class Feed(Protocol):
         ...
 
     def on_event(self, event: Event) -> None:
-        """Take note of what was sent, and of what the client accepted, refused or holds already. Never blocks, never raises."""
+        """Take note of what was sent, and of what the client accepted, refused, dropped or has already. Never blocks, never raises."""
         ...
 
 
@@ -82,7 +82,8 @@ class _Stream(Generic[_Ask]):
     context: ServicerContext[Any, Any]
     writing: bool = False
 
-    async def run(self, requests: AsyncIterator[_Ask]) -> None:
+    async def run(self, requests: AsyncIterator[_Ask], events: Iterable[Event]) -> None:
+        self._report(events)
         async with asyncio.TaskGroup() as tasks:
             watcher = tasks.create_task(self._watch(), name="xds watcher")
             async for request in requests:
@@ -124,9 +125,9 @@ async def _stream(
     first = await anext(requests, None)
     if first is None:
         return
-    session.on_request(first)  # there is nothing yet to compare it with, so it says nothing; but it may be refused
+    events = session.on_request(first)  # it may be refused, so nothing is opened before
     async with open_feed(context, first.node) as feed:
-        await _Stream(session=session, feed=feed, context=context).run(requests)
+        await _Stream(session=session, feed=feed, context=context).run(requests, events)
 
 
 async def _fetch(open_feed: OpenFeed, content: bytes, context: ServicerContext[Any, Any]) -> Response:

@@ -2,8 +2,8 @@
 
 Rules, by the clauses of docs/standards.md:
 - P1 a request whose nonce is not that of the last response of its type is ignored; the first request of a type always counts.
-- P3 a refusal (NACK) is the presence of an error. What was refused is not sent again until something else was accepted, or the client
-  subscribed to it anew.
+- P3 a refusal (NACK) is the presence of an error. What was refused is not sent again until something else was accepted, the client
+  subscribed to it anew, or the server makes another attempt with it.
 - P4 the version is per type and covers all that the client holds of it. A first request that names our version is answered by silence,
   but only where a client can not have dropped and wanted again a part of it meanwhile: for a wildcard, and for one name on a stream
   of its own (Envoy's SDS). A client with several names says the same version whether or not it still holds them all.
@@ -28,6 +28,7 @@ from sds.xds.resource import (
     TypeRules,
     check_names,
     combined_version,
+    unit,
     versions,
 )
 
@@ -75,11 +76,31 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """The client took note that there is no such resource, or no more."""
+
+    type_url: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brought:
+    """An incremental client came back and said what it has, in whatever versions. What is ours of it follows as Held."""
+
+    type_url: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Nacked:
-    """The client refused a response. Envoy may blame the wrong resource: re-check all that this client has."""
+    """The client refused a response, which may still have changed a part of it. Envoy may blame the wrong resource.
+
+    `version` is of all that was sent, `versions` are those of the names, in the same order.
+    """
 
     type_url: str
     names: tuple[str, ...]
+    versions: tuple[str, ...]
     version: str
     message: str
 
@@ -92,7 +113,7 @@ class Sent:
     names: tuple[str, ...]
 
 
-Event = Acked | Held | Nacked | Sent
+Event = Acked | Held | Removed | Brought | Nacked | Sent
 
 _Type = TypeVar("_Type")
 _Unit = tuple[str, str]
@@ -111,8 +132,9 @@ def find_type(types: Mapping[str, _Type], type_url: str) -> _Type:
 def outcome(type_url: str, sent: tuple[Resource, ...], error: str | None) -> tuple[Event, ...]:
     """Return what an answer to a response means for each resource in it."""
     if error is not None:
-        names = tuple(resource.name for resource in sent)
-        return (Nacked(type_url=type_url, names=names, version=combined_version(versions(sent)), message=error),)
+        parts = versions(sent)
+        names, each = tuple(parts), tuple(parts.values())
+        return (Nacked(type_url=type_url, names=names, versions=each, version=combined_version(parts), message=error),)
     return tuple(Acked(type_url=type_url, name=r.name, version=r.version, proof=r.proof) for r in sent)
 
 
@@ -138,7 +160,9 @@ class _Subscription:
     """What is asked for; None until the first request."""
     named: bool = False
     known: dict[str, str] | None = None
-    """Name -> version of what was sent, as far as it is still asked for; None if the client is owed an answer whatever it says."""
+    """Name -> version of what was sent and not refused, as far as it is still asked for; None if an answer is owed in any case."""
+    had: frozenset[str] = frozenset()
+    """In a full-state type: what the client may have of what was sent."""
     claimed: str = ""
     """The version that the client brought along, until it is compared or overtaken by a response."""
     refused: frozenset[_Unit] = frozenset()
@@ -163,17 +187,26 @@ class _Subscription:
         units = self._units(sent)
         if error is not None:
             self.refused = remember(self.refused, units)
-            if self.rules.full_state:
-                self.known = None  # the client kept nothing of it, so a part of it would be news
-        elif self.refused:
+            refused = versions(sent)
+            kept = {name: version for name, version in (self.known or {}).items() if name not in refused}
+            # of a full-state type the client may have kept nothing, so a part of it would be news
+            self.known = None if self.rules.full_state else kept
+            return outcome(self.rules.type_url, sent, error)
+        if self.refused:
             self._forgive({name for name, _ in units})
-        return outcome(self.rules.type_url, sent, error)
+        return outcome(self.rules.type_url, sent, error) + self._removed(sent)
+
+    def _removed(self, sent: tuple[Resource, ...]) -> tuple[Event, ...]:
+        if not self.rules.full_state:
+            return ()
+        before, self.had = self.had, frozenset(versions(sent))
+        return tuple(Removed(type_url=self.rules.type_url, name=name) for name in sorted(before - self.had))
 
     def _units(self, resources: Iterable[Resource]) -> frozenset[_Unit]:
         """What an answer accepts or refuses: of a full-state type all of the response, else each resource in it."""
         if self.rules.full_state:
             return frozenset({("", combined_version(versions(resources)))})
-        return frozenset(versions(resources).items())
+        return frozenset(map(unit, resources))
 
     def _forgive(self, names: Iterable[str]) -> None:
         self.refused = frozenset(unit for unit in self.refused if unit[0] not in names)
@@ -216,7 +249,7 @@ class _Subscription:
         found = self._find(self.resources)
         if combined_version(versions(found)) != self.claimed:
             return ()
-        self.claimed, self.known = "", versions(found)
+        self.claimed, self.known, self.had = "", versions(found), frozenset(versions(found))
         return tuple(held(self.rules.type_url, resource) for resource in found)
 
     def due(self) -> tuple[Resource, ...] | None:
@@ -226,19 +259,20 @@ class _Subscription:
         found = self._find(self.resources)
         if self.rules.full_state:
             return None if versions(found) == self.known or self._units(found) <= self.refused else found
-        held_back = self.refused.union((self.known or {}).items())
-        return tuple(r for r in found if (r.name, r.version) not in held_back) or None
+        known = self.known or {}
+        return tuple(r for r in found if known.get(r.name) != r.version and unit(r) not in self.refused) or None
 
     def send(self, due: tuple[Resource, ...], nonce: str) -> Response:
         kept = {} if self.rules.full_state else self.known or {}
         self.known = kept | versions(due)
+        self.had = self.had.union(versions(due)) if self.rules.full_state else self.had
         self.claimed, self.nonce, self.awaiting = "", nonce, due
         return Response(type_url=self.rules.type_url, version=self._version(), nonce=nonce, resources=due)
 
     def _version(self) -> str:
         """The version of all that was sent; one that can never be recognised later if the client refused a part of it."""
         known = self.known or {}
-        doubtful = any(self.refused.intersection(known.items()))
+        doubtful = any(name not in known and name in (self.names or ()) for name, _ in self.refused)
         return combined_version(known) + ("-incomplete" if doubtful else "")
 
     def forget(self) -> None:

@@ -1,7 +1,7 @@
 """Incremental sessions, rule by rule (P1 to P16), then all of them at once against a model client."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ from sds.xds.resource import (
     Snapshot,
     TypeRules,
 )
-from sds.xds.session import Acked, Event, Held, Nacked
+from sds.xds.session import Acked, Brought, Event, Held, Nacked, Removed
 from tests.support.xds import contents, resource, resources
 
 EACH_TYPE = pytest.mark.parametrize("rules", AGGREGATED, ids=lambda rules: rules.type_url.rsplit(".", 1)[1])
@@ -127,7 +127,9 @@ def test_p3_what_was_refused_is_reported_and_not_sent_again_unchanged(rules: Typ
     assert stream.read() == ({"a": "bad"}, ())
     stream.answer(error=error)
     bad = resource("a", "bad")
-    assert stream.events[-1] == Nacked(type_url=rules.type_url, names=("a",), version=bad.version, message=error)
+    assert stream.events[-1] == Nacked(
+        type_url=rules.type_url, names=("a",), versions=(bad.version,), version=bad.version, message=error
+    )
     stream.see(a="bad")
     assert stream.read() is None
     stream.see(a="worse")
@@ -275,7 +277,11 @@ def test_p11_a_client_that_comes_back_gets_only_what_differs(rules: TypeRules, *
     stream.ask("same", "old", "new", "gone", holding=holding)
     stream.see(same=1, old=2, new=1)
     assert stream.exchange() == ({"old": 2, "new": 1}, () if rules is SECRET else ("gone",))
-    assert stream.events[0] == Held(type_url=rules.type_url, name="same", version=same.version, proof=("same", 1))
+    brought = {n: v for n, v in holding.items() if n != "not asked"}
+    assert stream.events[:2] == [
+        Brought(type_url=rules.type_url, versions=brought),
+        Held(type_url=rules.type_url, name="same", version=same.version, proof=("same", 1)),
+    ]
     assert [event.name for event in stream.events if isinstance(event, Held)] == ["same"]
 
 
@@ -290,7 +296,7 @@ def test_p11_a_wildcard_that_comes_back_gets_only_what_differs(rules: TypeRules,
     again.ask(*names, holding={"same": resource("same", 1).version})
     again.see(same=1)
     assert again.read() is None
-    assert len(again.events) == 1
+    assert [type(event) for event in again.events] == [Brought, Held]
 
 
 def test_p11_a_secret_that_becomes_servable_later_may_still_be_the_one_that_the_client_holds():
@@ -299,7 +305,7 @@ def test_p11_a_secret_that_becomes_servable_later_may_still_be_the_one_that_the_
     stream.see()
     stream.see(a=1)
     assert stream.read() is None
-    assert stream.events == [Held(type_url=SECRET.type_url, name="a", version=version, proof=("a", 1))]
+    assert stream.events[1:] == [Held(type_url=SECRET.type_url, name="a", version=version, proof=("a", 1))]
 
 
 @pytest.mark.parametrize("drop", [("a",), ()])
@@ -308,7 +314,32 @@ def test_p11_what_the_client_dropped_or_wants_again_is_no_longer_held(drop: tupl
     stream.ask("a", holding={"a": resource("a", 1).version})
     stream.ask("a", drop=drop)
     stream.see(a=1)
-    assert (stream.exchange(), [type(event) for event in stream.events]) == (({"a": 1}, ()), [Acked])
+    assert (stream.exchange(), [type(event) for event in stream.events]) == (({"a": 1}, ()), [Brought, Acked])
+
+
+@EACH_TYPE
+def test_p3_what_was_refused_is_sent_again_in_another_attempt_but_each_attempt_once(rules: TypeRules):
+    stream = subscribed(rules, "a", "b", a=1, b=1)
+    assert stream.read() == ({"a": 1, "b": 1}, ())
+    stream.answer(error="b is bad")
+    for attempt in (1, 2):
+        tried = {"a": replace(resource("a", 1), attempt=attempt), "b": resource("b", 1)}
+        stream.session.on_snapshot(Snapshot(type_url=rules.type_url, resources=tried))
+        assert stream.read() == ({"a": 1}, ())
+        assert stream.responses[-1].resources[0].version == resource("a", 1).version
+        stream.answer(error="so is a")
+        assert stream.read() is None
+
+
+@pytest.mark.parametrize("error", [None, "b is bad"])
+@ALL_BUT_SECRETS
+def test_a_removal_is_reported_when_its_response_is_answered_even_by_a_refusal(rules: TypeRules, error: str | None):
+    stream = subscribed(rules, "a", "b", a=1, b=1)
+    stream.exchange()
+    stream.see(b=2)
+    assert stream.read() == ({"b": 2}, ("a",))
+    stream.answer(error=error)
+    assert stream.events[-1] == Removed(type_url=rules.type_url, name="a")
 
 
 @EACH_TYPE
@@ -400,7 +431,9 @@ class DeltaMachine(RuleBasedStateMachine):
 
     def check(self, events: tuple[Event, ...]) -> None:
         for event in events:
-            if not isinstance(event, Nacked):
+            if isinstance(event, Removed):
+                assert event.name not in self.kept
+            elif isinstance(event, Acked | Held):
                 assert event.proof == (event.name, self.kept[event.name])
 
     @property

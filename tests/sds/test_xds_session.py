@@ -1,7 +1,7 @@
 """State-of-the-world sessions, rule by rule (P1 to P16), then all of them at once against a model client."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import strategies as st
@@ -22,7 +22,7 @@ from sds.xds.resource import (
     combined_version,
     versions,
 )
-from sds.xds.session import Acked, Event, Held, Nacked, Request, Response, SotwSession
+from sds.xds.session import Acked, Event, Held, Nacked, Removed, Request, Response, SotwSession
 from tests.support.xds import contents, resource, resources
 
 EACH_TYPE = pytest.mark.parametrize("rules", AGGREGATED, ids=lambda rules: rules.type_url.rsplit(".", 1)[1])
@@ -126,7 +126,42 @@ def test_p3_an_error_is_a_nack_whatever_the_version_and_text(rules: TypeRules, e
     stream.read()
     version = stream.responses[-1].version
     stream.ask("a", version=version, error=error)
-    assert stream.events == [Nacked(type_url=rules.type_url, names=("a",), version=version, message=error)]
+    assert stream.events == [
+        Nacked(type_url=rules.type_url, names=("a",), versions=(version,), version=version, message=error)
+    ]
+
+
+@pytest.mark.parametrize("rules", [ENDPOINT, ROUTE, SECRET])
+def test_p3_what_was_refused_is_sent_again_in_another_attempt_but_each_attempt_once(rules: TypeRules):
+    stream = subscribed(rules, "a", "b", a=1, b=1)
+    assert stream.read() == {"a": 1, "b": 1}
+    stream.ask("a", "b", error="b is bad")
+    for attempt in (1, 2):
+        tried = {"a": replace(resource("a", 1), attempt=attempt), "b": resource("b", 1)}
+        stream.session.on_snapshot(Snapshot(type_url=rules.type_url, resources=tried))
+        assert stream.read() == {"a": 1}
+        assert stream.responses[-1].version.startswith(resource("a", 1).version)
+        stream.ask("a", "b", error="so is a")
+        assert stream.read() is None
+
+
+@pytest.mark.parametrize("rules", [CLUSTER, LISTENER])
+def test_what_is_not_in_an_accepted_full_state_response_is_reported_as_removed_once(rules: TypeRules):
+    stream = subscribed(rules, a=1, b=1, c=1)
+    stream.read()
+    stream.ask()
+    stream.see(a=1, b=1, d=1)
+    stream.read()
+    stream.ask(error="d is bad")
+    assert not [event for event in stream.events if isinstance(event, Removed)]
+    stream.see(a=1)
+    stream.read()
+    stream.ask()
+    stream.see(a=2)
+    stream.read()
+    stream.ask()
+    gone = [event for event in stream.events if isinstance(event, Removed)]
+    assert gone == [Removed(type_url=rules.type_url, name=name) for name in "bcd"]
 
 
 @EACH_TYPE
@@ -466,7 +501,9 @@ class SotwMachine(RuleBasedStateMachine):
 
     def check(self, events: tuple[Event, ...]) -> None:
         for event in events:
-            if not isinstance(event, Nacked):
+            if isinstance(event, Removed):
+                assert event.name not in self.kept
+            elif isinstance(event, Acked | Held):
                 assert event.proof == (event.name, self.kept[event.name])
 
     def read(self) -> None:
