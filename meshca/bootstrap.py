@@ -20,7 +20,8 @@ Json = dict[str, Any]
 
 SDS_CLUSTER = "meshca"
 ROUTER_CLUSTER = "meshca-router"
-RE2_INSTRUCTIONS = 2048
+RE2_INSTRUCTIONS = 32_768
+"""The largest program of an expression: what the router lets through."""
 STATISTICS = (
     "cluster.outbound",
     "cluster.inbound",

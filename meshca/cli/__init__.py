@@ -31,6 +31,7 @@ COMMANDS = (
     ("audit", "audit", "The issuance record: find, verify, export and prune it."),
     ("store", "store", "Back up and restore the server's store."),
     ("config", "config", "Check and show the configuration."),
+    ("router", "router", "Routes in terms of identities: serve them to proxies, and check them before."),
     ("envoy", "envoy", "Write Envoy configuration that takes its certificates from our socket."),
 )
 _PLAIN = "run"

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from meshca.bootstrap import BootstrapSpec, Inbound, Outbound, envoy_bootstrap
+from meshca.bootstrap import BootstrapSpec, Inbound, Outbound, RouterLink, envoy_bootstrap
 from meshca.cli.options import Format, WorkloadSocket, workload_endpoint
 from meshca.cli.output import as_yaml
 from meshca.errors import InvalidInput
-from spiffe.id import SpiffeID
+from meshca.model import ROUTER_PATH
+from spiffe.id import SpiffeID, TrustDomain
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -27,6 +28,21 @@ Outbounds = Annotated[
     typer.Option(
         metavar="PORT=HOST:PORT@SPIFFE_ID",
         help="Send what comes to 127.0.0.1:PORT over mutual TLS to HOST:PORT, which must be SPIFFE_ID (repeatable).",
+    ),
+]
+Router = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Take listeners, routes and clusters from the routing server there.",
+        show_default=False,
+    ),
+]
+Apps = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PORT=APP_PORT",
+        help="With --router: the application behind the endpoint's PORT listens on 127.0.0.1:APP_PORT (repeatable).",
     ),
 ]
 SVIDName = Annotated[str, typer.Option(help="SDS name of the own SVID: default, or a SPIFFE ID.")]
@@ -46,6 +62,13 @@ def bootstrap(
     inbound: Inbounds = None,
     allow: Allowed = None,
     outbound: Outbounds = None,
+    router: Router = "",
+    trust_domain: Annotated[str, typer.Option(help="With --router: whose routing server it must be.")] = "mesh.local",
+    address: Annotated[
+        str, typer.Option(help="With --router: which of its workload's endpoints this is.", show_default=False)
+    ] = "",
+    outbound_port: Annotated[int, typer.Option(help="With --router: where the application's calls go in.")] = 15001,
+    app: Apps = None,
     sds_socket: WorkloadSocket = "",
     svid: SVIDName = "default",
     validation: BundleName = "ROOTCA",
@@ -55,7 +78,10 @@ def bootstrap(
     delta: Annotated[bool, typer.Option("--delta", help="Use the incremental protocol.")] = False,
     output: Annotated[Format, typer.Option("--output", "-o", help="yaml or json.")] = Format.YAML,
 ) -> None:
-    """Print a complete Envoy bootstrap: mutual TLS with SVIDs from our socket, peers named exactly."""
+    """Print a complete Envoy bootstrap: mutual TLS with SVIDs from our socket, peers named exactly.
+
+    With --router the rest comes from the routing server, which must be SPIFFE ID spiffe://TRUST_DOMAIN/meshca/router.
+    """
     peers = tuple(SpiffeID.parse(text) for text in allow or [])
     spec = BootstrapSpec(
         node_id=node_id or socket.gethostname(),
@@ -63,13 +89,27 @@ def bootstrap(
         sds_socket=workload_endpoint(sds_socket).target.removeprefix("unix:"),
         inbound=tuple(_inbound(text, peers, svid, validation) for text in inbound or []),
         outbound=tuple(_outbound(text, svid, validation) for text in outbound or []),
+        router=_router(router, trust_domain, address, outbound_port, app or []) if router else None,
         admin_port=admin_port,
         delta=delta,
     )
-    if not (spec.inbound or spec.outbound):
-        raise InvalidInput("nothing to proxy: name at least one --inbound or --outbound")
+    if not (spec.inbound or spec.outbound or spec.router):
+        raise InvalidInput("nothing to proxy: name at least one --inbound, --outbound or --router")
     document = envoy_bootstrap(spec)
     typer.echo(json.dumps(document, indent=2) if output is Format.JSON else as_yaml(document), nl=output is Format.JSON)
+
+
+def _router(text: str, trust_domain: str, address: str, outbound_port: int, apps: list[str]) -> RouterLink:
+    host, _, port = text.rpartition(":")
+    pairs = [(each.partition("="), each) for each in apps]
+    return RouterLink(
+        host=host.strip("[]"),
+        port=_port(port, text),
+        identity=SpiffeID(TrustDomain(trust_domain), ROUTER_PATH),
+        address=address,
+        outbound_port=outbound_port,
+        app_ports={_port(outer, each): _port(inner, each) for (outer, _, inner), each in pairs},
+    )
 
 
 def _inbound(text: str, peers: tuple[SpiffeID, ...], svid: str, validation: str) -> Inbound:

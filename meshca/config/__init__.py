@@ -4,7 +4,7 @@
 """
 
 from meshca.config.passphrase import read_passphrase
-from meshca.config.places import default_admin_socket, default_workload_socket
+from meshca.config.places import default_admin_socket, default_router_socket, default_workload_socket
 from meshca.config.reading import load
 from meshca.config.reloading import Change, Reload, reloadable
 from meshca.config.sections import HTTP, Authority, KeyManager, Limits, Log, Socket, Store
@@ -24,6 +24,7 @@ __all__ = [
     "Socket",
     "Store",
     "default_admin_socket",
+    "default_router_socket",
     "default_workload_socket",
     "format_duration",
     "load",

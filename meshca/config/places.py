@@ -9,7 +9,7 @@ from pathlib import Path
 
 SYSTEM_DATA = Path("/var/lib/meshca")
 SYSTEM_RUNTIME = Path("/run/meshca")
-ADMIN, WORKLOAD = "admin.sock", "workload.sock"
+ADMIN, WORKLOAD, ROUTER = "admin.sock", "workload.sock", "router.sock"
 
 
 def data_directory(environ: Mapping[str, str], uid: int) -> Path:
@@ -35,6 +35,11 @@ def default_admin_socket() -> str:
 def default_workload_socket() -> str:
     """The workload socket of this user's server, else that of the system's."""
     return _find(WORKLOAD)
+
+
+def default_router_socket() -> str:
+    """Where this user's router, or else the system's, tells how it is."""
+    return _find(ROUTER)
 
 
 def _find(name: str) -> str:

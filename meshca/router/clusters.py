@@ -3,11 +3,12 @@
 Rules:
 - Each endpoint carries the identity expected there, and each cluster a TLS context for each identity of its service: a forged endpoint
   with another identity of the same service is refused, too. An endpoint that no context fits gets one that nobody satisfies.
-- The contexts are of all identities of the service, whatever the subset: moving an endpoint between subsets changes no cluster.
+- The contexts are of all identities that the service has, or had while this router ran, whatever the subset: so moving an endpoint changes
+  no cluster, and none loses its context while it may still be in use.
 - Breakers are finite unless written otherwise, and retries have a budget (deviations from Istio, docs/routing.md).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
@@ -54,8 +55,11 @@ _BALANCERS = {
 ADS = ConfigSource(resource_api_version="V3", ads=AggregatedConfigSource())
 
 
-def cluster(service: Service, key: ClusterKey, own: TrustDomain) -> Cluster:
-    """The cluster of a key of this service. Its endpoints come by EDS, or by DNS if that is how the service is found."""
+def cluster(service: Service, key: ClusterKey, own: TrustDomain, identities: Iterable[SpiffeID]) -> Cluster:
+    """The cluster of a key of this service. Its endpoints come by EDS, or by DNS if that is how the service is found.
+
+    `identities` are those that its endpoints may be expected to have.
+    """
     policy, port = service.policy(key.port, key.subset), _port(service, key)
     made = Cluster(name=key.name, lb_policy=_BALANCERS[policy.load_balancer])
     made.connect_timeout.CopyFrom(_duration(policy.connect_timeout, CONNECT_SECONDS))
@@ -68,14 +72,13 @@ def cluster(service: Service, key: ClusterKey, own: TrustDomain) -> Cluster:
     if port.protocol.is_http:
         made.typed_extension_protocol_options[_OPTIONS].Pack(_protocol(port, policy), deterministic=True)
     _add_discovery(made, service, key)
-    _add_transport(made, service, key, own, policy)
+    _add_transport(made, service, key, own, identities)
     return made
 
 
-def load_assignment(service: Service, key: ClusterKey) -> ClusterLoadAssignment:
+def load_assignment(key: ClusterKey, members: Sequence[Instance]) -> ClusterLoadAssignment:
     """Where the endpoints of a key are. Always there, also when it is empty: a cluster without an answer never warms (P13)."""
     made = ClusterLoadAssignment(cluster_name=key.name)
-    members = service.members(key.subset)
     if members:
         made.endpoints.add(lb_endpoints=[_endpoint(each, key.port) for each in members])
     return made
@@ -93,10 +96,13 @@ def _add_discovery(made: Cluster, service: Service, key: ClusterKey) -> None:
         return
     made.type = Cluster.STRICT_DNS
     made.respect_dns_ttl = True
-    made.load_assignment.CopyFrom(load_assignment(service, key))
+    made.load_assignment.CopyFrom(load_assignment(key, service.members(key.subset)))
 
 
-def _add_transport(made: Cluster, service: Service, key: ClusterKey, own: TrustDomain, policy: TrafficPolicy) -> None:
+def _add_transport(
+    made: Cluster, service: Service, key: ClusterKey, own: TrustDomain, identities: Iterable[SpiffeID]
+) -> None:
+    policy = service.policy(key.port, key.subset)
     mode = policy.tls.mode if policy.tls else (TLSMode.DISABLE if service.entry.external else TLSMode.ISTIO_MUTUAL)
     if policy.tls and mode is TLSMode.SIMPLE:
         made.transport_socket.CopyFrom(tls.towards_outside(policy.tls, service.host))
@@ -104,14 +110,10 @@ def _add_transport(made: Cluster, service: Service, key: ClusterKey, own: TrustD
         alpn = _ALPN.get(_port(service, key).protocol, ())
         sni = f"outbound_.{key.port}_.{key.subset}_.{key.host}"
         made.transport_socket.CopyFrom(tls.towards(tls.nobody(own), own, alpn, sni))
-        for identity in _identities(service.endpoints):
+        for identity in sorted(identities, key=str):
             match = made.transport_socket_matches.add(name=str(identity))
             match.match.fields[IDENTITY].string_value = str(identity)
             match.transport_socket.CopyFrom(tls.towards(identity, own, alpn, sni))
-
-
-def _identities(endpoints: Iterable[Instance]) -> list[SpiffeID]:
-    return sorted({each.identity for each in endpoints if each.identity}, key=str)
 
 
 def _endpoint(instance: Instance, port: int) -> LbEndpoint:

@@ -37,6 +37,7 @@ from meshca.router.objects import (
     Redirect,
     Retries,
     StringMatch,
+    WeightedDestination,
 )
 from meshca.router.table import ClusterKey, Route
 from spiffe.id import SpiffeID
@@ -167,27 +168,29 @@ def _send(made: RouteAction, resolved: Route) -> None:
         for part, key in zip(rule.route, resolved.clusters, strict=True):
             weight = part.weight if total else 1
             if weight:
-                made.weighted_clusters.clusters.append(_share(part.request_headers, part.response_headers, key, weight))
+                made.weighted_clusters.clusters.append(_share(part, key, weight))
     made.request_mirror_policies.extend(map(_mirror, rule.mirrors, resolved.mirrors))
     _finish(made, rule)
 
 
 def _touches_headers(rule: HTTPRule) -> bool:
     nothing = HeaderOperations()
-    return any(each.request_headers != nothing or each.response_headers != nothing for each in rule.route)
+    return any(
+        each.request_headers != nothing or each.response_headers != nothing or each.authority for each in rule.route
+    )
 
 
-def _share(
-    request: HeaderOperations, response: HeaderOperations, key: ClusterKey, weight: int
-) -> WeightedCluster.ClusterWeight:
+def _share(part: WeightedDestination, key: ClusterKey, weight: int) -> WeightedCluster.ClusterWeight:
     made = WeightedCluster.ClusterWeight(
         name=key.name,
-        request_headers_to_add=_added(request),
-        request_headers_to_remove=request.remove,
-        response_headers_to_add=_added(response),
-        response_headers_to_remove=response.remove,
+        request_headers_to_add=_added(part.request_headers),
+        request_headers_to_remove=part.request_headers.remove,
+        response_headers_to_add=_added(part.response_headers),
+        response_headers_to_remove=part.response_headers.remove,
     )
     made.weight.value = weight
+    if part.authority:
+        made.host_rewrite_literal = part.authority
     return made
 
 

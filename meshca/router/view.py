@@ -8,6 +8,7 @@ Rules:
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 from envoy.config.listener.v3.listener_components_pb2 import Filter
 from envoy.config.route.v3.route_components_pb2 import Route as RouteMessage
@@ -42,30 +43,60 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a workload is called: by whom it must be, and at which address and port."""
+
+    identity: SpiffeID
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """All that views are made of. `made` keeps the resources of services, by service and key."""
+    """All that views are made of. `made` keeps the resources of services, by service and key.
+
+    `identities` has, for each service, those that its endpoints have, or had in a world before this one. Nobody is told yet of the places
+    that are `hidden`, and workloads still listen where the tables say that are `leaving`.
+    """
 
     own: TrustDomain
     table: Table
     rules: Rules = field(default_factory=Rules)
+    identities: Mapping[str, frozenset[SpiffeID]] = field(default_factory=dict)
+    hidden: frozenset[Place] = frozenset()
+    leaving: tuple[Table, ...] = ()
     made: dict[tuple[str, int, str], tuple[Resource, Resource | None]] = field(default_factory=dict)
 
     def following(self, before: "World") -> "World":
         """This world, with what was made in the one before for services that did not change."""
-        same = {host for host, service in self.table.services.items() if before.table.services.get(host) == service}
+        services, earlier = self.table.services, before.identities
+        identities = {host: _identities(service) | earlier.get(host, frozenset()) for host, service in services.items()}
+        same = {
+            host
+            for host, service in services.items()
+            if before.table.services.get(host) == service and earlier.get(host) == identities[host]
+        }
         kept = {key: made for key, made in before.made.items() if key[0] in same}
-        return World(own=self.own, table=self.table, rules=self.rules, made=kept)
+        return World(own=self.own, table=self.table, rules=self.rules, identities=identities, made=kept)
 
     def resources(self, key: ClusterKey) -> tuple[Resource, Resource | None]:
         """The cluster of a key and, if its endpoints come by EDS, its load assignment."""
         if key not in self.made:
             service = self.table.services[key.host]
             proof = _origins(service)
-            cluster = pack(key.name, clusters.cluster(service, key, self.own), proof)
+            identities = self.identities.get(key.host) or _identities(service)
+            cluster = pack(key.name, clusters.cluster(service, key, self.own, identities), proof)
             has_eds = clusters.has_assignment(service)
-            assignment = pack(key.name, clusters.load_assignment(service, key), proof) if has_eds else None
+            members = [each for each in service.members(key.subset) if not self._is_hidden(each, key.port)]
+            assignment = pack(key.name, clusters.load_assignment(key, members), proof) if has_eds else None
             self.made[key] = cluster, assignment
         return self.made[key]
+
+    def _is_hidden(self, instance: Instance, port: int) -> bool:
+        if not (self.hidden and instance.identity):
+            return False
+        place = Place(identity=instance.identity, address=instance.address, port=instance.ports[port])
+        return place in self.hidden
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +253,7 @@ def _tcp_keys(world: World, proxy: Proxy) -> list[ClusterKey]:
 def _inbound(world: World, proxy: Proxy) -> Iterator[tuple[Inbound, Instance]]:
     """The ports on which this workload is called, each once."""
     seen = set()
-    for service in world.table.services.values():
+    for service in chain.from_iterable(table.services.values() for table in (world.table, *world.leaving)):
         for instance in service.endpoints:
             if instance.identity != proxy.identity or proxy.address not in {"", instance.address}:
                 continue
@@ -257,6 +288,10 @@ def _inbound_listener(world: World, spec: Inbound, instance: Instance) -> Resour
 
     listener = listeners.inbound(spec, world.own, guards(False), guards(True))
     return pack(listener.name, listener)
+
+
+def _identities(service: Service) -> frozenset[SpiffeID]:
+    return frozenset(each.identity for each in service.endpoints if each.identity)
 
 
 def _origins(service: Service) -> tuple[Origin, ...]:

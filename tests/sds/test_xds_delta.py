@@ -362,6 +362,26 @@ def test_what_comes_after_unsubscribing_never_holds_the_dropped_name(rules: Type
     assert stream.exchange() == ({"b": 2}, ())
 
 
+def test_p13_a_changed_cluster_gets_its_endpoints_once_more():
+    session = DeltaSession(rules=(CLUSTER, ENDPOINT))
+
+    def see(**clusters: object) -> list[tuple[str, dict[str, object]]]:
+        """Everything that is sent, and accepted, when the clusters are these."""
+        session.on_snapshot(Snapshot(type_url=CLUSTER.type_url, resources=resources(**clusters)))
+        sent = []
+        while (response := session.next_response()) is not None:
+            session.on_request(DeltaRequest(type_url=response.type_url, nonce=response.nonce))
+            sent.append((response.type_url, contents(response.resources)))
+        return sent
+
+    session.on_request(DeltaRequest(type_url=CLUSTER.type_url))
+    session.on_request(DeltaRequest(type_url=ENDPOINT.type_url, subscribe=("a", "b", "gone")))
+    session.on_snapshot(Snapshot(type_url=ENDPOINT.type_url, resources=resources(a=1, b=2)))
+    assert see(a=1, b=1) == [(CLUSTER.type_url, {"a": 1, "b": 1}), (ENDPOINT.type_url, {"a": 1, "b": 2})]
+    assert see(a=2, b=1) == [(CLUSTER.type_url, {"a": 2}), (ENDPOINT.type_url, {"a": 1})]
+    assert see(a=2, b=1) == []
+
+
 def test_p14_types_go_in_the_order_given():
     session = DeltaSession(rules=AGGREGATED)
     for rules in reversed(AGGREGATED):

@@ -118,6 +118,7 @@ RULES: tuple[HTTPRule, ...] = (
         response_headers=HEADERS,
         rewrite=Rewrite(uri="/new", authority="other"),
     ),
+    rule(to("api", "v1", authority="elsewhere"), matches=MATCHES[:1]),
     rule(to("api", "v1", request_headers=HEADERS), matches=MATCHES[:1], retries=Retries(attempts=0)),
     rule(
         to("api"), rewrite=Rewrite(regex="/a(.*)", substitution=r"/\1"), abort=Abort(grpc_status="UNAVAILABLE", share=0)

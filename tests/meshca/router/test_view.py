@@ -223,6 +223,7 @@ def test_a_callee_takes_what_peer_authentication_says():
 
 def test_what_did_not_change_is_not_made_again():
     before = world(service("api", V1), service("other", V2, line=2))
+    before = before.following(before)
     first = view(before, Proxy(identity=FRONTEND))
     after = world(service("api", V1), service("other", replace(V2, address="10.0.0.3"), line=2)).following(before)
     second = view(after, Proxy(identity=FRONTEND))
@@ -230,6 +231,16 @@ def test_what_did_not_change_is_not_made_again():
     assert second.endpoints["outbound|80||other"] != first.endpoints["outbound|80||other"]
     assert second.clusters["outbound|80||other"].version == first.clusters["outbound|80||other"].version
     assert second.routes == first.routes
+
+
+def test_a_cluster_keeps_the_context_of_an_identity_that_may_still_be_in_use():
+    canary = replace(V2, spiffe_id=account("api-canary"))
+    before = world(service("api", V1, canary))
+    before = before.following(before)
+    after = world(service("api", V1)).following(before)
+    first, second = (view(each, Proxy(identity=FRONTEND)).clusters["outbound|80||api"] for each in (before, after))
+    assert first == second
+    assert view(world(service("api", V1)), Proxy(identity=FRONTEND)).clusters["outbound|80||api"] != second
 
 
 def test_resources_say_which_objects_they_came_from():

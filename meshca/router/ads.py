@@ -1,0 +1,204 @@
+"""The aggregated xDS service of the router: who dials, what that identity gets, in which order, and what became of it.
+
+Rules:
+- A proxy is known by its SVID. Its stream ends when that certificate does; it comes back with the next, which costs nothing (P11).
+- Each stream has its own delivery: a proxy that is slow or refuses holds back nobody.
+- What a proxy refused is logged once, with the objects that it came from.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from grpc.aio import ServicerContext
+
+from meshca.router.delivery import Delivery
+from meshca.router.identity import Credentials, Peer, identify
+from meshca.router.proxy import Proxy
+from meshca.router.target import Phase, Target
+from meshca.router.view import View, World, view
+from sds.errors import NotAuthorized
+from sds.watch import Latest
+from sds.xds.resource import Node, Snapshot
+from sds.xds.server import aggregated_service
+from sds.xds.session import Event, Nacked
+from spiffe.id import SpiffeID
+
+logger = logging.getLogger(__name__)
+
+Now = Callable[[], datetime]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Client:
+    """One stream, as status shows it."""
+
+    peer: Peer
+    proxy: Proxy
+    node: str
+    since: datetime
+    delivery: Delivery
+    world: World | None = None
+    """What its target was made of."""
+    resources: int = 0
+    config_bytes: int = 0
+    """How much its target has, as it goes over the wire."""
+    refusals: list[str] = field(default_factory=list)
+
+    def take(self, made: View, now: datetime) -> None:
+        """Have this from now on."""
+        bodies = [
+            resource.body
+            for kind in (made.clusters, made.endpoints, made.listeners, made.routes)
+            for resource in kind.values()
+        ]
+        self.resources, self.config_bytes = len(bodies), sum(map(len, bodies))
+        self.delivery.set_target(target(made), now)
+
+
+class Router:
+    """Serves `worlds` to whoever proves an identity of ours. `clients` are the open streams by number."""
+
+    def __init__(self, *, worlds: Latest[World | None], credentials: Latest[Credentials | None], now: Now) -> None:
+        self._worlds = worlds
+        self._credentials = credentials
+        self._now = now
+        self._numbers = itertools.count(1)
+        self.clients: dict[int, Client] = {}
+
+    @property
+    def identities(self) -> frozenset[SpiffeID]:
+        """Of the proxies that are connected."""
+        return frozenset(each.peer.spiffe_id for each in self.clients.values())
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether each proxy has, and has accepted, what holds now, or is late."""
+        return all(self._is_settled(each) for each in self.clients.values())
+
+    def _is_settled(self, client: Client) -> bool:
+        standing = client.delivery.standing()
+        return client.world is self._worlds.value and (standing.phase is Phase.STEADY or standing.is_late)
+
+    def service(self) -> Any:
+        """What is added to a gRPC server: state-of-the-world and delta."""
+        return aggregated_service(self._open)
+
+    def identify(self, context: ServicerContext[Any, Any]) -> Peer:
+        """Who is at the other end. Raises NotAuthorized."""
+        credentials = self._credentials.value
+        if credentials is None:
+            raise NotAuthorized("the router has no identity at present")
+        return identify(_evidence(context.auth_context()), credentials, self._now())
+
+    @asynccontextmanager
+    async def _open(self, context: ServicerContext[Any, Any], node: Node) -> AsyncIterator["_Feed"]:
+        peer = self.identify(context)
+        now = self._now()
+        proxy = Proxy.read(peer.spiffe_id, node)
+        client = Client(peer=peer, proxy=proxy, node=node.id, since=now, delivery=Delivery())
+        number = next(self._numbers)
+        self.clients[number] = client
+        logger.info("proxy connected", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
+        try:
+            yield _Feed(client=client, worlds=self._worlds, now=self._now)
+        finally:
+            del self.clients[number]
+            logger.info("proxy left", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
+
+
+class _Feed:
+    """One stream: at each change of the world, of an answer or of the time, what the proxy may see now."""
+
+    def __init__(self, *, client: Client, worlds: Latest[World | None], now: Now) -> None:
+        self._client = client
+        self._worlds = worlds
+        self._now = now
+        self._stirred = asyncio.Event()
+        self._given: dict[str, Snapshot] = {}
+
+    async def snapshots(self) -> AsyncIterator[Snapshot]:
+        """See sds.xds.server.Feed. Ends with the proxy's certificate."""
+        async with asyncio.TaskGroup() as tasks:
+            follower = tasks.create_task(self._follow(), name="world follower")
+            try:
+                while (left := self._seconds_left()) > 0:
+                    for snapshot in self._changed():
+                        yield snapshot
+                    await self._wait(left)
+            finally:
+                follower.cancel()
+
+    def on_event(self, event: Event) -> None:
+        """See sds.xds.server.Feed."""
+        if isinstance(event, Nacked):
+            self._report(event)
+        self._client.delivery.on_event(event, self._now())
+        self._stirred.set()
+
+    async def _follow(self) -> None:
+        """Set each new target, and stir the stream."""
+        before: View | None = None
+        async for world in self._worlds.watch():
+            if world is not None:
+                made = view(world, self._client.proxy)
+                self._client.world = world
+                if made != before:
+                    before = made
+                    self._client.take(made, self._now())
+                    self._stirred.set()
+
+    def _changed(self) -> Iterator[Snapshot]:
+        """What is shown otherwise than before, in the order of sending."""
+        self._client.delivery.on_time(self._now())
+        for snapshot in self._client.delivery.shown():
+            if self._given.get(snapshot.type_url) is not snapshot:
+                self._given[snapshot.type_url] = snapshot
+                yield snapshot
+
+    async def _wait(self, seconds: float) -> None:
+        """Until something happens, the next deadline or the end."""
+        deadline = self._client.delivery.next_deadline()
+        if deadline is not None:
+            seconds = min(seconds, max((deadline - self._now()).total_seconds(), 0.001))
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stirred.wait()
+        except TimeoutError:
+            pass
+        self._stirred.clear()
+
+    def _seconds_left(self) -> float:
+        return (self._client.peer.not_after - self._now()).total_seconds()
+
+    def _report(self, refusal: Nacked) -> None:
+        self._client.refusals.append(refusal.message)
+        logger.warning(
+            "configuration refused by a proxy",
+            extra={
+                "spiffe_id": str(self._client.peer.spiffe_id),
+                "node": self._client.node,
+                "resources": list(refusal.names),
+                "reason": refusal.message,
+            },
+        )
+
+
+def target(made: View) -> Target:
+    """A view as its delivery takes it."""
+    return Target(
+        clusters=made.clusters,
+        endpoints=made.endpoints,
+        listeners=made.listeners,
+        routes=made.routes,
+        needs=made.needs,
+    )
+
+
+def _evidence(context: Mapping[str, Any]) -> dict[str, list[bytes]]:
+    return {key: list(values) for key, values in context.items()}

@@ -1,0 +1,180 @@
+"""The router's process: its identity from the Workload API, its configuration from a directory, and the aggregated xDS service over mTLS.
+
+Rules: it listens once it has an identity and has read its configuration; from then on it serves what it has, whatever becomes of either.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from meshca.errors import CannotStart
+from meshca.router.ads import Router
+from meshca.router.directory import Files, watch
+from meshca.router.identity import Credentials
+from meshca.router.publishing import publish
+from meshca.router.state import State, following
+from meshca.router.status import serve_status, status
+from meshca.router.table import DEFAULT_DOMAIN
+from meshca.router.view import World
+from meshca.router.worlds import read_files, world_of
+from sds.endpoint import Endpoint
+from sds.watch import Latest
+from sds.workload_client import WorkloadClient
+from spiffe.id import TrustDomain
+
+DRAIN_SECONDS = 1.0
+MOST_STREAMS = 100
+_OPTIONS = (
+    ("grpc.max_concurrent_streams", MOST_STREAMS),
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSettings:
+    """What a router needs to know. `domain` is what short names of services end in."""
+
+    directory: Path
+    endpoint: Endpoint
+    address: str = "127.0.0.1"
+    port: int = 15010
+    domain: str = DEFAULT_DOMAIN
+    status_socket: Path | None = None
+    """Where `meshca router status` asks."""
+    now: Callable[[], datetime]
+
+
+@dataclass(slots=True, kw_only=True)
+class Running:
+    """A router that serves, on `port`."""
+
+    router: Router
+    worlds: Latest[World | None]
+    wanted: Latest[World | None]
+    """What is published, and what it comes to, stage by stage."""
+    state: Latest[State] = field(default_factory=lambda: Latest(State()))
+    files: Files = field(default_factory=Files)
+    """What was read last, and is in force."""
+    port: int = 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether what was read last is what each proxy has accepted, except those that are late."""
+        return self.worlds.value is self.wanted.value and self.router.is_settled
+
+
+@asynccontextmanager
+async def running_router(settings: RouterSettings) -> AsyncIterator[Running]:
+    """Serve while the context is open. Raises CannotStart when the address can not be taken, WorkloadAPIError where asking is vain."""
+    credentials: Latest[Credentials | None] = Latest(None)
+    worlds: Latest[World | None] = Latest(None)
+    wanted: Latest[World | None] = Latest(None)
+    router = Router(worlds=worlds, credentials=credentials, now=settings.now)
+    running = Running(router=router, worlds=worlds, wanted=wanted)
+    async with asyncio.TaskGroup() as tasks:
+        loops = [
+            tasks.create_task(_follow_identity(settings.endpoint, credentials), name="router identity"),
+            tasks.create_task(_follow_directory(settings, credentials, running), name="router directory"),
+            tasks.create_task(publish(wanted, worlds, router), name="router publishing"),
+        ]
+        try:
+            await worlds.newer(0)
+            async with _serving(router, credentials, settings) as port, _telling(running, settings.status_socket):
+                running.port = port
+                yield running
+        finally:
+            for loop in loops:
+                loop.cancel()
+
+
+async def _follow_identity(endpoint: Endpoint, credentials: Latest[Credentials | None]) -> None:
+    """Keep the newest credentials; what was given is used until there is better, or until it expires by itself."""
+    async for context in WorkloadClient(endpoint).x509_contexts():
+        found = Credentials.of(context)
+        if found is None:
+            logger.warning("router has no identity", extra={"reason": context.denied or "no SVID of a router's"})
+        else:
+            credentials.set(found)
+
+
+async def _follow_directory(
+    settings: RouterSettings,
+    credentials: Latest[Credentials | None],
+    running: Running,
+) -> None:
+    await credentials.newer(0)
+    own = credentials.value.own if credentials.value else None
+    if own is None:  # it was set, and is never unset
+        raise AssertionError("credentials without a trust domain")
+    async for files in watch(settings.directory):
+        state = await asyncio.to_thread(_understood, running.state.value, files, own, settings.domain)
+        _tell(running.state.value, state)
+        if running.wanted.value is None and not all(problem.label for problem in state.problems):
+            # What can not be read could hold policies, and there is no earlier state of it.
+            logger.error("not serving until every file can be read")
+            continue
+        running.state.set(state)
+        made = world_of(state, own)
+        running.wanted.set(made.following(running.wanted.value or made))
+        running.files = files
+
+
+def _understood(before: State, files: Files, own: TrustDomain, domain: str) -> State:
+    """In a thread, since a large mesh takes a second to read."""
+    return following(before, read_files(files, own), domain)
+
+
+def _tell(before: State, after: State) -> None:
+    """Log what was read, and each problem when it begins."""
+    logger.info(
+        "configuration read",
+        extra={"objects": len(after.good), "problems": len(after.problems), "warnings": len(after.warnings)},
+    )
+    for problem in after.problems:
+        if problem not in before.problems:
+            logger.warning("configuration problem", extra={"problem": str(problem)})
+
+
+@asynccontextmanager
+async def _telling(running: Running, path: Path | None) -> AsyncIterator[None]:
+    """Tell whoever asks how things are, where there is a place to ask."""
+    if path is None:
+        yield
+        return
+    async with serve_status(path, lambda: status(running.router, running.state.value)):
+        yield
+
+
+@asynccontextmanager
+async def _serving(
+    router: Router, credentials: Latest[Credentials | None], settings: RouterSettings
+) -> AsyncIterator[int]:
+    """Serve over mutual TLS. Raises CannotStart."""
+    server = grpc.aio.server(options=_OPTIONS)
+    server.add_generic_rpc_handlers((router.service(),))
+
+    def current() -> Any:
+        return credentials.value.configuration if credentials.value else None
+
+    secure = grpc.dynamic_ssl_server_credentials(current(), current, require_client_authentication=True)
+    address = f"{settings.address}:{settings.port}"
+    try:
+        port = server.add_secure_port(address, secure)
+    except RuntimeError as error:
+        raise CannotStart(f"the router can not listen on {address}: is something else there?") from error
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(DRAIN_SECONDS)

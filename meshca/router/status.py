@@ -1,0 +1,94 @@
+"""What the router knows of its proxies and of its configuration, as JSON over HTTP on a Unix socket of mode 0600.
+
+Rules: it only tells; nothing can be changed here. Who may connect is the file's mode to say: root and the router's own user.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from meshca.router.ads import Client, Router
+from meshca.router.objects import Origin
+from meshca.router.state import State
+from meshca.router.target import Standing, Waiting
+from sds.unix_socket import SocketSpec, listen
+
+Json = dict[str, Any]
+
+SOCKET_MODE = 0o600
+_DRAIN_SECONDS = 1.0
+
+
+@asynccontextmanager
+async def serve_status(path: Path, tell: Callable[[], Json]) -> AsyncIterator[None]:
+    """Answer `GET /status` at this socket while the context is open. Raises SDSError when the path can not be taken."""
+
+    async def show(_: web.Request) -> web.Response:
+        return web.json_response(tell())
+
+    application = web.Application()
+    application.add_routes([web.get("/status", show)])
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=_DRAIN_SECONDS)
+    await runner.setup()
+    listener = listen(SocketSpec(name="router", path=path, mode=SOCKET_MODE))
+    try:
+        await web.SockSite(runner, listener.socket).start()
+        yield
+    finally:
+        await runner.cleanup()
+        listener.close()
+
+
+def status(router: Router, state: State) -> Json:
+    """All of it: each problem of the configuration, and each proxy with how far it is."""
+    return {
+        "objects": len(state.good),
+        "problems": [str(problem) for problem in state.problems],
+        "warnings": [str(problem) for problem in state.warnings],
+        "proxies": [_proxy(client) for client in router.clients.values()],
+    }
+
+
+def _proxy(client: Client) -> Json:
+    standing = client.delivery.standing()
+    return {
+        "spiffe_id": str(client.peer.spiffe_id),
+        "node": client.node,
+        "since": _time(client.since),
+        "certificate_until": _time(client.peer.not_after),
+        "config_bytes": client.config_bytes,
+        "resources": client.resources,
+        **_standing(standing),
+    }
+
+
+def _standing(standing: Standing) -> Json:
+    return {
+        "phase": standing.phase.value,
+        "phase_since": _time(standing.since),
+        "late": standing.is_late,
+        "waits_for": [_waiting(each) for each in standing.waiting],
+        "held_back": [_waiting(each) for each in standing.held_back],
+        "refused": [
+            {"resource": each.name, "text": each.text, "objects": _objects(each.proof)} for each in standing.refused
+        ],
+        "objection": standing.objection,
+    }
+
+
+def _waiting(waiting: Waiting) -> Json:
+    return {"resource": waiting.name, "clusters": list(waiting.clusters)}
+
+
+def _objects(proof: object) -> list[str]:
+    """The objects that a resource came from, by label and place."""
+    origins = [each for each in proof if isinstance(each, Origin)] if isinstance(proof, tuple) else []
+    return [f"{each.label} ({each.file}:{each.line})" for each in origins]
+
+
+def _time(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="milliseconds")

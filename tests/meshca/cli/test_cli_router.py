@@ -1,0 +1,115 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from meshca.cli.exits import Exit
+from tests.meshca.cli.conftest import Run
+
+SERVICES = """\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: api}
+spec:
+  hosts: [api]
+  resolution: STATIC
+  location: MESH_INTERNAL
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  endpoints:
+  - {address: 10.0.0.1, labels: {version: v1}, serviceAccount: api}
+"""
+ROUTE = """\
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: api}
+spec:
+  hosts: [api]
+  http:
+  - match: [{uri: {prefix: /old}}]
+    redirect: {uri: /new}
+  - route: [{destination: {host: api, subset: v1}}]
+"""
+CALLER = ("--as", "spiffe://mesh.local/ns/default/sa/frontend")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "services.yaml").write_text(SERVICES)
+    (tmp_path / "route.yaml").write_text(ROUTE)
+    return tmp_path
+
+
+def test_check_passes_what_is_good(run: Run, config: Path):
+    found = run("router", "check", str(config))
+    assert (found.code, found.out, found.err) == (Exit.OK, "", "2 objects, all good\n")
+
+
+def test_check_tells_file_line_and_field_of_all_that_is_wrong(run: Run, config: Path):
+    (config / "route.yaml").write_text(ROUTE.replace("subset: v1", "subset: v2"))
+    (config / "more.yaml").write_text("kind: [")
+    found = run("router", "check", str(config))
+    assert found.code == Exit.FAILED
+    lines = found.out.splitlines()
+    assert lines[0].startswith("more.yaml:")
+    assert lines[1].startswith(
+        "route.yaml:9: VirtualService default/api: spec.http[1].route[0].destination: no DestinationRule"
+    )
+    said = json.loads(run("router", "check", str(config), "--output", "json").out)
+    assert [each["file"] for each in said["problems"]] == ["more.yaml", "route.yaml"]
+    assert run("router", "check", str(config / "none")).code == Exit.NOT_FOUND
+
+
+def test_explain_says_where_a_request_goes_and_why(run: Run, config: Path):
+    found = run("router", "explain", str(config), "api/x", *CALLER)
+    assert found.code == Exit.OK
+    assert found.out.startswith("goes to outbound|80|v1|api (100 %)\n")
+    assert "spec.http[0] (line 7) does not match" in found.out
+    assert "10.0.0.1 as spiffe://mesh.local/ns/default/sa/api" in found.out
+    said = json.loads(run("router", "explain", str(config), "api:80/x", *CALLER, "-o", "json", "--header", "a=b").out)
+    assert said["parts"][0]["endpoints"] == [
+        {"address": "10.0.0.1", "identity": "spiffe://mesh.local/ns/default/sa/api"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "text"),
+    [
+        ("api/old", Exit.FAILED, "301: redirected by spec.http[0]"),
+        ("nobody/", Exit.FAILED, "502: no service is called nobody"),
+        ("api:x/", Exit.USAGE, "is not written HOST[:PORT]/PATH"),
+        ("/x", Exit.USAGE, "is not written HOST[:PORT]/PATH"),
+    ],
+)
+def test_explain_fails_where_a_request_goes_nowhere(run: Run, config: Path, request_: str, code: Exit, text: str):
+    found = run("router", "explain", str(config), request_, *CALLER)
+    assert found.code == code
+    assert text in found.out + found.err
+
+
+def test_status_says_that_no_router_answers(run: Run, tmp_path: Path):
+    found = run("router", "status", "--status-socket", str(tmp_path / "none.sock"))
+    assert found.code == Exit.UNREACHABLE
+    assert "start `meshca router run`" in found.err
+
+
+@pytest.mark.parametrize("listen", ["15010", "localhost", "127.0.0.1:x", ":1"])
+def test_run_refuses_an_address_that_is_none(run: Run, config: Path, listen: str):
+    found = run("router", "run", "--config-dir", str(config), "--listen", listen)
+    assert found.code == Exit.USAGE
+    assert "is not written ADDRESS:PORT" in found.err
+
+
+def test_envoy_bootstrap_points_a_proxy_at_the_router_and_pins_its_identity(run: Run):
+    said = run(
+        *("envoy", "bootstrap", "--router", "127.0.0.1:15010", "--address", "10.0.0.1", "--app", "80=8080"),
+        *("--socket", "/run/x.sock", "-o", "json"),
+    )
+    document = json.loads(said.out)
+    assert document["node"]["metadata"] == {
+        "meshca.address": "10.0.0.1",
+        "meshca.outbound-port": "15001",
+        "meshca.app-port.80": "8080",
+    }
+    router = next(each for each in document["static_resources"]["clusters"] if each["name"] == "meshca-router")
+    assert "spiffe://mesh.local/meshca/router" in json.dumps(router)
+    assert run("envoy", "bootstrap", "--router", "nowhere", "--socket", "/run/x.sock").code == Exit.USAGE
