@@ -126,7 +126,7 @@ class Rotation:
             wish = wishes.revoke(self.slots, slot_id, force=force)
             await (self._perform(wish) if isinstance(wish, Drop) else self._save(wish))
         remarks = await self._leaving(slot_id)
-        if kind is Kind.INTERMEDIATE and isinstance(wish, Slots):
+        if kind is Kind.INTERMEDIATE:
             remarks += (
                 "then the root above it is rotated too: verifiers know only roots, and would go on to trust this intermediate",
             )

@@ -107,6 +107,8 @@ def _drop(slots: Slots, facts: Facts, rules: Rules, now: datetime) -> Drop | Non
 def _drop_reason(slots: Slots, slot: Slot, facts: Facts, rules: Rules, now: datetime) -> str:
     if slot.not_after <= now:
         return "expired"
+    if slot.state is State.PREPARED and slot.leaving is Leaving.REVOKED:
+        return "revoked"
     if slot.state in {State.PREPARED, State.ACTIVE}:
         return "its key is gone" if slot.id in facts.lost else ""
     family = [each for each in slots.slots if slot.id in {each.id, each.issuer_id}]

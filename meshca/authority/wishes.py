@@ -58,14 +58,17 @@ def taint(slots: Slots, slot_id: str) -> Slots:
 
 
 def revoke(slots: Slots, slot_id: str, *, force: bool) -> Slots | Drop:
-    """Drop an authority: at once when nothing hangs on it, or with force when it signs no more; else as soon as all is replaced.
+    """Drop an authority as soon as all below it is replaced; what is only prepared, and by force a root that signs no more, at once.
 
+    An intermediate takes its root with it, since verifiers know only roots: after its leaves, or with them by force.
     Raises NotFound, and Refused for the last usable root.
     """
     slot = get(slots, slot_id)
-    if slot.state is State.PREPARED or (force and slot.state is not State.ACTIVE):
-        return Drop(id=slot_id, reason="revoked by force" if force else "revoked")
-    if slot.state is State.ACTIVE and slot.kind is Kind.ROOT and not slots.of(Kind.ROOT, State.PREPARED):
+    if slot.kind is Kind.INTERMEDIATE:
+        return with_leaving(slots, {slot_id, slot.issuer_id} if force else {slot_id}, Leaving.REVOKED)
+    if force and slot.state in {State.OLD, State.TAINTED}:
+        return Drop(id=slot_id, reason="revoked by force")
+    if slot.state is State.ACTIVE and not slots.of(Kind.ROOT, State.PREPARED):
         raise Refused(
             f"root {slot_id} is the last usable one: `meshca authority prepare --kind root` first, or taint it"
         )

@@ -131,10 +131,12 @@ class Rotations(RuleBasedStateMachine):
         with suppress(Refused, NotFound):
             self.run(self.kernel.rotation.taint(self.some(kind, number)))
 
-    @rule(kind=KINDS, number=st.integers(0, 3))
-    def is_told_to_revoke(self, kind: Kind, number: int) -> None:
+    @rule(kind=KINDS, number=st.integers(0, 3), hurry=st.booleans())
+    def is_told_to_revoke(self, kind: Kind, number: int, hurry: bool) -> None:
+        """By force only an intermediate: its root still waits for every holder."""
         with suppress(Refused, NotFound):
-            self.run(self.kernel.rotation.revoke(self.some(kind, number), force=False))
+            force = hurry and kind is Kind.INTERMEDIATE
+            self.run(self.kernel.rotation.revoke(self.some(kind, number), force=force))
 
     def some(self, kind: Kind, number: int) -> str:
         """One of a kind."""

@@ -8,16 +8,18 @@ from itertools import pairwise
 import pytest
 
 from meshca.adapters.store_memory import MemoryStore
+from meshca.authority.issue import Order
 from meshca.authority.slots import Prepare
 from meshca.authority.wishes import get
 from meshca.errors import CannotStart, NotFound, Refused
-from meshca.model import Activation, AuditKind, AuditQuery, KeyType, Kind, Leaving, State
+from meshca.model import Activation, AuditKind, AuditQuery, Issued, KeyType, Kind, Leaving, State
 from spiffe.bundle import BundleSet
 from spiffe.errors import VerificationFailed
 from spiffe.id import TrustDomain
 from spiffe.x509verify import verify
 from tests.support.clock import START
-from tests.support.kernel import DAY, HOUR, RULES, Kernel
+from tests.support.kernel import CSR, DAY, HOUR, RULES, Kernel
+from tests.support.values import entry
 
 SECOND = timedelta(seconds=1)
 SETTLE = RULES.settle
@@ -271,6 +273,45 @@ STORIES = [
         ),
     ),
     Story(
+        name="a revoked intermediate that signs no more takes its root with it just as well",
+        steps=(
+            (leaf("p1"), ""),
+            (rotate(INTERMEDIATE), "active / old, active"),
+            (revoke(INTERMEDIATE, State.OLD), "active / tainted, active"),
+            (renews("p1"), ""),
+            (after(SETTLE), "active, prepared / active"),
+            (takes("p1"), ""),
+            (after(SETTLE), "tainted, active / old, active"),
+        ),
+    ),
+    Story(
+        name="an intermediate that was only prepared and is revoked takes its root with it: its key has been there to be stolen",
+        steps=(
+            (leaf("p1"), ""),
+            (prepare(INTERMEDIATE), "active / active, prepared"),
+            (revoke(INTERMEDIATE, State.PREPARED), "active, prepared / active"),
+            (takes("p1"), ""),
+            (after(SETTLE), "tainted, active / old, active"),
+            (renews("p1"), ""),
+            (after(SETTLE), "active / active"),
+        ),
+    ),
+    *(
+        Story(
+            name=f"by force the root of a revoked {state} intermediate does not wait for the leaves below it",
+            steps=(
+                (leaf("p1"), ""),
+                *before,
+                (revoke(INTERMEDIATE, state, force=True), "active, prepared / tainted, active"),
+                (takes("p1"), ""),
+                (after(SETTLE), "tainted, active / tainted, old, active"),
+                (renews("p1"), ""),
+                (after(SETTLE), "active / active"),
+            ),
+        )
+        for state, before in ((State.ACTIVE, ()), (State.OLD, ((rotate(INTERMEDIATE), "active / old, active"),)))
+    ),
+    Story(
         name="a root can be revoked once there is another",
         steps=(
             (leaf("p1"), ""),
@@ -475,6 +516,28 @@ async def test_each_wish_says_what_happens_next():
     )
     remarks = await kernel.rotation.revoke(kernel.intermediate.id, force=False)
     assert remarks[1].startswith("then the root above it is rotated too: verifiers know only roots")
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("state", [State.PREPARED, State.ACTIVE, State.OLD])
+async def test_what_a_revoked_intermediate_can_sign_is_refused_in_the_end(state: State, force: bool):
+    kernel = await Kernel.started()
+    await kernel.leaf()
+    await (prepare if state is State.PREPARED else rotate)(INTERMEDIATE)(kernel)
+    stolen = kernel.slots.of(INTERMEDIATE, state)[0]
+    (forged,) = await kernel.issuer.issue([Order(entry=entry("admin"), csr=CSR, holder="thief")], stolen)
+    assert isinstance(forged, Issued)
+    remarks = await kernel.rotation.revoke(stolen.id, force=force)
+    assert remarks[-1].startswith("then the root above it is rotated too: verifiers know only roots")
+    verify(forged.chain, BundleSet([kernel.slots.bundle]), START)
+    for _ in range(2):
+        await renews()(kernel)
+        await kernel.passes(SETTLE)
+    await renews()(kernel)
+    await kernel.passes(SETTLE)
+    assert kernel.states() == BEGIN
+    with pytest.raises(VerificationFailed, match="X5-30"):
+        verify(forged.chain, BundleSet([kernel.slots.bundle]), kernel.clock.now())
 
 
 async def test_distrust_is_never_taken_back():
