@@ -171,9 +171,18 @@ class Slot:
     leaving: Leaving = Leaving.NO
 
     @property
+    def not_before(self) -> datetime:
+        """When the certificate begins."""
+        return self.certificate.not_valid_before_utc
+
+    @property
     def not_after(self) -> datetime:
         """When the certificate ends."""
         return self.certificate.not_valid_after_utc
+
+    def is_valid(self, now: datetime) -> bool:
+        """Whether `now` is within the certificate's validity."""
+        return self.not_before <= now < self.not_after
 
     @property
     def replace_leaves(self) -> bool:

@@ -77,10 +77,14 @@ class Outlook:
         return bool(self.bundles(()))
 
     def is_stale(self, credential: Credential, entry: Entry, now: datetime) -> bool:
-        """Whether the entry's leaf is to be replaced: half its life is over, its names or its authority changed."""
+        """Whether the entry's leaf is to be replaced: half its life is over, its names or its authority changed.
+
+        Or it is not valid yet: the clock was ahead when it was issued.
+        """
         leaf = credential.leaf
         outdated = leaf.spiffe_id != entry.spiffe_id or credential.dns_names != frozenset(entry.certified_names)
-        return outdated or due(leaf, now) or self._must_be_replaced(leaf)
+        early = now < credential.svid.leaf.not_valid_before_utc
+        return outdated or early or due(leaf, now) or self._must_be_replaced(leaf)
 
     def _must_be_replaced(self, leaf: Leaf) -> bool:
         """Not while the authority to be left is still the one that signs: then a new leaf would be as the old one.

@@ -21,5 +21,7 @@ def alarms(slots: Slots, late: Sequence[Holder], lost: frozenset[str], rules: Ru
         active = slots.active(kind)
         if active is None:
             yield f"there is no active {kind}: nothing new can be signed"
+        elif not active.is_valid(now):
+            yield f"{kind} {active.id} is not valid now: nothing new can be signed"
         elif active.not_after - now < rules.longest_ttl:
             yield f"{kind} {active.id} ends at {active.not_after:%Y-%m-%dT%H:%M:%SZ} and still signs: leaves get shorter"

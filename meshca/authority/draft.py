@@ -122,7 +122,7 @@ def draft_self_test(trust_domain: TrustDomain, issuer: Slot, key: PublicKey, *, 
 
 def _check_clock(issuer: Slot, now: datetime) -> None:
     """Raise IssuanceRefused while the issuer is not valid yet: nobody with such a clock would take what it signs."""
-    if now < issuer.certificate.not_valid_before_utc:
+    if now < issuer.not_before:
         raise IssuanceRefused(
             "clock",
             f"it is {now:%Y-%m-%dT%H:%M:%SZ}, before intermediate {issuer.id} is valid: was the clock set back?",
@@ -190,7 +190,7 @@ def _issuer_key(issuer_id: str) -> Extension:
 
 def _start(issuer: Slot, now: datetime) -> datetime:
     """A little in the past, for clocks that lag, but not before the issuer: some verifiers want validity to nest."""
-    return max(_whole(now - BACKDATE), issuer.certificate.not_valid_before_utc)
+    return max(_whole(now - BACKDATE), issuer.not_before)
 
 
 def _authority_name(trust_domain: TrustDomain, kind: Kind, key_id: x509.SubjectKeyIdentifier) -> x509.Name:

@@ -132,8 +132,7 @@ def _names_issuer(case: _Case) -> bool:
 
 def _within_issuer(case: _Case) -> bool:
     return case.issuer is None or (
-        case.draft.not_before >= case.issuer.certificate.not_valid_before_utc
-        and case.draft.not_after <= case.issuer.not_after
+        case.draft.not_before >= case.issuer.not_before and case.draft.not_after <= case.issuer.not_after
     )
 
 

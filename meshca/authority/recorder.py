@@ -45,6 +45,10 @@ class Recorder:
         """Go on from the last link that was written. Raises StoreUnavailable."""
         self._last = await self._log.head(self.writer)
 
+    def alarms(self) -> tuple[str, ...]:
+        """What a person must look at, in sentences."""
+        return (f"nothing can be recorded, so nothing is signed: {self.failure}",) if self.failure else ()
+
     @property
     def head(self) -> str:
         """The head as people keep it, `writer:sequence:hash`."""

@@ -31,13 +31,15 @@ from meshca.authority.slots import (
     activation_of,
     moved,
     next_step,
+    signing,
     with_prepared,
 )
+from meshca.authority.steady import SteadyClock
 from meshca.authority.wishes import get
 from meshca.csr import PublicKey
 from meshca.errors import CannotStart, KeyGone, Refused
 from meshca.model import Activation, AuditKind, AuthorityKey, KeyType, Kind, Slot, Slots, State
-from meshca.ports import Clock, Journal, KeyManager
+from meshca.ports import Journal, KeyManager
 from spiffe.id import TrustDomain
 
 logger = logging.getLogger(__name__)
@@ -55,7 +57,7 @@ class Rotation:
         issuer: Issuer,
         ledger: Ledger,
         recorder: Recorder,
-        clock: Clock,
+        clock: SteadyClock,
         rules: Callable[[], Rules],
         key_types: Mapping[Kind, KeyType],
         alarm_after: timedelta,
@@ -84,12 +86,12 @@ class Rotation:
     async def tick(self) -> None:
         """Do everything that is due. Raises StoreUnavailable, IssuanceRefused, KeyGone; what was done before stays done."""
         async with self._turn():
-            self._ledger.expire(self._clock.now())
+            self._ledger.expire(self._clock.steady())
             lost = self._without_key()
             for slot_id in lost - self._lost:
                 logger.error("the key of an authority is gone", extra={"authority": slot_id})
             self._lost = lost
-            while step := next_step(self.slots, self._facts(), self._rules(), self._clock.now()):
+            while step := self._due():
                 await self._perform(step)
 
     async def prepare(self, kind: Kind) -> Slot:
@@ -144,7 +146,9 @@ class Rotation:
         return await self._recorder.sign_head(self._key(signer.id), signer.certificate)
 
     async def prune_record(self, before: datetime) -> tuple[int, str]:
-        """Prune the issuance record, leaving a signed anchor; return how many links went, and the head after."""
+        """Prune the issuance record, leaving a signed anchor; return how many links went, and the head after. Raises as `sign_head`."""
+        if self._clock.ahead:
+            raise Refused(f"the clock has just jumped ahead by {self._clock.ahead}: prune when `meshca status` is calm")
         signer = self._signer()
         return await self._recorder.prune(before, self._key(signer.id), signer.certificate)
 
@@ -156,10 +160,8 @@ class Rotation:
         """What a person must look at, in sentences."""
         behind = self._ledger.behind(self.slots.bundle.digest, now)
         late = [holder for holder in behind if now - holder.since >= self._alarm_after]
-        unrecorded = (
-            [f"nothing can be recorded, so nothing is signed: {failure}"] if (failure := self._recorder.failure) else []
-        )
-        return (*unrecorded, *alarms(self.slots, late, self._lost, self._rules(), now))
+        own = alarms(self.slots, late, self._lost, self._rules(), now)
+        return (*self._recorder.alarms(), *self._clock.alarms(), *own)
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -180,7 +182,7 @@ class Rotation:
             # Made just before a kill, or of a store that is newer than this one: that one may be put back.
             logger.warning("key of no authority set aside", extra={"key_id": stray})
             self._keys.set_aside(stray)
-        self._unreadable = frozenset(slot.id for slot in _signing(saved) if not self._can_load(slot.id))
+        self._unreadable = frozenset(slot.id for slot in signing(saved) if not self._can_load(slot.id))
         self._take(saved)
 
     async def _begin(self) -> Slots:
@@ -211,7 +213,7 @@ class Rotation:
             return
         before = {slot.id for slot in self.slots.slots}
         await self._note(step.id, step.becomes, step.reason)
-        await self._save(moved(self.slots, step, self._clock.now()))
+        await self._save(moved(self.slots, step, self._clock.steady()))
         for gone in before - {slot.id for slot in self.slots.slots}:
             self._keys.delete(gone)
 
@@ -247,7 +249,7 @@ class Rotation:
             state=State.PREPARED,
             certificate=certificate,
             issuer_id=issuer_id,
-            prepared_at=self._clock.now(),
+            prepared_at=self._clock.steady(),
             activation=activation,
         )
 
@@ -259,7 +261,7 @@ class Rotation:
     def _take(self, saved: Slots) -> None:
         """Go by what the journal holds now, and tell."""
         self.slots, self._unsure = saved, False
-        self._ledger.publish(saved.bundle.digest, self._clock.now())
+        self._ledger.publish(saved.bundle.digest, self._clock.steady())
         self._on_change()
 
     async def _note(self, slot_id: str, what: str, reason: str) -> None:
@@ -268,17 +270,19 @@ class Rotation:
         )
         logger.info("authority", extra={"authority": slot_id, "becomes": what, "reason": reason})
 
-    def _facts(self) -> Facts:
-        now = self._clock.now()
+    def _due(self) -> Step | None:
+        now = self._clock.steady()
         ids = [slot.id for slot in self.slots.slots]
         free = {each: since for each in ids if (since := self._ledger.free_since(each))}
         live = {each: self._ledger.live_under(each, now) for each in ids}
-        return Facts(held_since=self._ledger.held_since(), live=live, free_since=free, lost=self._lost)
+        wall, held = now + self._clock.ahead, self._ledger.held_since()
+        facts = Facts(wall=wall, held_since=held, live=live, free_since=free, lost=self._lost)
+        return next_step(self.slots, facts, self._rules(), now)
 
     def _without_key(self) -> frozenset[str]:
         """The authorities whose key is needed and gone."""
         there = self._keys.key_ids() - self._unreadable
-        return frozenset(slot.id for slot in _signing(self.slots)) - there
+        return frozenset(slot.id for slot in signing(self.slots)) - there
 
     def _key(self, slot_id: str) -> AuthorityKey:
         """The key of an authority. Raises KeyGone; then the next tick replaces it."""
@@ -294,8 +298,3 @@ class Rotation:
         except KeyGone:
             return False
         return True
-
-
-def _signing(slots: Slots) -> tuple[Slot, ...]:
-    """Those whose key is still needed: old ones sign nothing any more."""
-    return tuple(slot for slot in slots.slots if slot.state in {State.PREPARED, State.ACTIVE})

@@ -4,7 +4,9 @@ Rules:
 - A root is published (in the saved slots) before anything is signed under it, and active only once every holder has the bundle and
   handshakes in flight have settled. An intermediate need not wait: chains carry it.
 - Making a root active makes an intermediate below it first; both become active in one saved change.
-- An authority leaves when no live leaf is below it and that has settled, or when it has expired. At most three roots are published.
+- An authority leaves when no live leaf is below it and that has settled, or when it has expired; but not while the wall clock has just
+  jumped ahead of the steady time (`meshca.authority.steady`), by which all this goes. At most three roots are published.
+- An active one that is not valid by the wall clock is replaced as if there were none, and a prepared one made anew.
 - One step at a time: whoever performs it asks again, so that a crash between two steps loses nothing.
 """
 
@@ -34,9 +36,11 @@ class Rules:
 class Facts:
     """What holders provably have. `held_since`: since when all of them hold the published bundle; None while somebody is behind.
 
-    `free_since`: authorities that no live leaf is below, and since when. `lost`: authorities whose key is gone.
+    `free_since`: authorities that no live leaf is below, and since when. `lost`: authorities whose key is gone. `wall`: what the wall
+    clock shows, by which others judge what we sign; it may be wrong now, or may have been when an authority was made.
     """
 
+    wall: datetime
     held_since: datetime | None
     live: Mapping[str, int]
     free_since: Mapping[str, datetime]
@@ -83,12 +87,12 @@ Step = Prepare | Move
 
 
 def next_step(slots: Slots, facts: Facts, rules: Rules, now: datetime) -> Step | None:
-    """The one thing that is due, None when nothing is."""
+    """The one thing that is due, None when nothing is. `now` is the steady time."""
     return (
         _retire(slots, facts)
         or _drop(slots, facts, rules, now)
         or _root_step(slots, facts, rules, now)
-        or _intermediate_step(slots, rules, now)
+        or _intermediate_step(slots, facts, rules, now)
     )
 
 
@@ -109,17 +113,19 @@ def _drop_reason(slots: Slots, slot: Slot, facts: Facts, rules: Rules, now: date
         return "expired"
     if slot.state is State.PREPARED and slot.leaving is Leaving.REVOKED:
         return "revoked"
+    if slot.state is State.PREPARED and not slot.is_valid(facts.wall):
+        return "it is not valid now"  # nothing hangs on it
     if slot.state in {State.PREPARED, State.ACTIVE}:
         return "its key is gone" if slot.id in facts.lost else ""
     family = [each for each in slots.slots if slot.id in {each.id, each.issuer_id}]
-    if facts.live.get(slot.id) or any(each.state is State.ACTIVE for each in family):
+    if facts.live.get(slot.id) or any(each.state is State.ACTIVE for each in family) or facts.wall > now:
         return ""
     since = [facts.free_since.get(slot.id), *(each.retired_at for each in family)]
     return "no live leaf is below it" if all(_settled(each, rules, now) for each in since if each) else ""
 
 
 def _root_step(slots: Slots, facts: Facts, rules: Rules, now: datetime) -> Step | None:
-    active = slots.active(Kind.ROOT)
+    active = _usable(slots, facts, Kind.ROOT)
     prepared = next(iter(slots.of(Kind.ROOT, State.PREPARED)), None)
     if prepared is None:
         wanted = active is None or active.leaving is not Leaving.NO or is_past(active, PREPARE_AT, rules, now)
@@ -136,8 +142,8 @@ def activation_of(slots: Slots, root: Slot) -> Step:
     return Activate(id=root.id) if below else Prepare(kind=Kind.INTERMEDIATE, root_id=root.id)
 
 
-def _intermediate_step(slots: Slots, rules: Rules, now: datetime) -> Step | None:
-    root, active = slots.active(Kind.ROOT), slots.active(Kind.INTERMEDIATE)
+def _intermediate_step(slots: Slots, facts: Facts, rules: Rules, now: datetime) -> Step | None:
+    root, active = _usable(slots, facts, Kind.ROOT), _usable(slots, facts, Kind.INTERMEDIATE)
     if root is None:
         return None
     prepared = next((s for s in slots.of(Kind.INTERMEDIATE, State.PREPARED) if s.issuer_id == root.id), None)
@@ -145,6 +151,12 @@ def _intermediate_step(slots: Slots, rules: Rules, now: datetime) -> Step | None
         wanted = active is None or active.leaving is not Leaving.NO or is_past(active, PREPARE_AT, rules, now)
         return Prepare(kind=Kind.INTERMEDIATE, root_id=root.id) if wanted and _outlives(root, active) else None
     return Activate(id=prepared.id) if active is None or _is_wanted(prepared, active, rules, now) else None
+
+
+def _usable(slots: Slots, facts: Facts, kind: Kind) -> Slot | None:
+    """The active one of a kind, if it can sign what anybody would take."""
+    active = slots.active(kind)
+    return active if active and active.is_valid(facts.wall) else None
 
 
 def _outlives(root: Slot, active: Slot | None) -> bool:
@@ -163,9 +175,13 @@ def is_past(slot: Slot, share: float, rules: Rules, now: datetime) -> bool:
 
     Not before half of its life, whatever leaves there are: else one long entry would have authorities replaced without end.
     """
-    start = slot.certificate.not_valid_before_utc
-    life = slot.not_after - start
-    return now >= min(start + life * share, slot.not_after - min(2 * rules.longest_ttl, life / 2))
+    life = slot.not_after - slot.not_before
+    return now >= min(slot.not_before + life * share, slot.not_after - min(2 * rules.longest_ttl, life / 2))
+
+
+def signing(slots: Slots) -> tuple[Slot, ...]:
+    """Those whose key is still needed: old ones sign nothing any more."""
+    return tuple(slot for slot in slots.slots if slot.state in {State.PREPARED, State.ACTIVE})
 
 
 def _settled(since: datetime | None, rules: Rules, now: datetime) -> bool:

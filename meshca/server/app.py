@@ -13,6 +13,7 @@ from meshca.authority.issue import Issuer
 from meshca.authority.recorder import Note, Recorder
 from meshca.authority.rotation import Rotation
 from meshca.authority.slots import Rules
+from meshca.authority.steady import SteadyClock
 from meshca.config import Config
 from meshca.model import AuditKind, HolderReport, Kind
 from meshca.ports import AuditLog, BundleStore, Clock, EntryStore, Journal, KeyManager
@@ -75,6 +76,7 @@ class CAServer:
         self._ports = ports
         self._alarms: frozenset[str] = frozenset()
         settings = config.authority
+        self._clock = SteadyClock(ports.clock)
         self.ledger = Ledger()
         self.recorder = Recorder(log=ports.audit, clock=ports.clock, writer=WRITER)
         self._issuer = Issuer(
@@ -98,7 +100,7 @@ class CAServer:
             issuer=self._issuer,
             ledger=self.ledger,
             recorder=self.recorder,
-            clock=ports.clock,
+            clock=self._clock,
             rules=self._rules,
             key_types={Kind.ROOT: settings.root_key, Kind.INTERMEDIATE: settings.intermediate_key},
             alarm_after=settings.alarm_after,
@@ -198,7 +200,7 @@ class CAServer:
             )
 
     async def _expire_entries(self) -> None:
-        for entry in await self.registry.expire(self._ports.clock.now()):
+        for entry in await self.registry.expire(self._clock.steady()):
             logger.info("entry expired", extra={"entry": entry.id, "spiffe_id": str(entry.spiffe_id)})
 
     async def _reap(self) -> None:

@@ -158,7 +158,7 @@ def authority_message(slot: Slot, *, live_leaves: int, following: str) -> pb.Aut
         kind=slot.kind,
         state=slot.state,
         issuer_id=slot.issuer_id,
-        not_before=timestamp(slot.certificate.not_valid_before_utc),
+        not_before=timestamp(slot.not_before),
         not_after=timestamp(slot.not_after),
         prepared_at=timestamp(slot.prepared_at),
         activated_at=timestamp(slot.activated_at),

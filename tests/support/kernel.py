@@ -21,6 +21,7 @@ from meshca.authority.issue import Issuer, Order
 from meshca.authority.recorder import Recorder
 from meshca.authority.rotation import Rotation
 from meshca.authority.slots import MAX_ROOTS, Rules
+from meshca.authority.steady import SteadyClock
 from meshca.csr import make_csr
 from meshca.model import Entry, HolderReport, Issued, KeyType, Kind, Slot, Slots, State
 from meshca.ports import AuditLog, Journal, KeyManager
@@ -76,7 +77,7 @@ class Kernel:
             issuer=self.issuer,
             ledger=self.ledger,
             recorder=self.recorder,
-            clock=self.clock,
+            clock=SteadyClock(self.clock),
             rules=lambda: self.rules,
             key_types=self.key_types,
             alarm_after=timedelta(minutes=15),

@@ -17,6 +17,7 @@ from spiffe.x509verify import verify
 from tests.meshca.agent.test_workloads import caller
 from tests.support.ca import memory_ca
 from tests.support.clock import FakeClock
+from tests.support.kernel import HOUR
 from tests.support.scripted import OURS, ScriptedAttestor
 from tests.support.values import entry, selectors
 from tests.support.wait import until
@@ -94,3 +95,14 @@ async def test_a_rotation_walks_to_its_end_on_what_the_agent_proves(party: Party
     await party.rotate(kind)
     assert all(party.serials[each] != before[each] for each in PROCESSES)
     assert party.ca.ledger.live_under(party.ca.rotation.slots.of(kind)[0].id, party.clock.now()) == len(PROCESSES)
+
+
+async def test_when_the_clock_jumps_ahead_and_comes_back_all_have_valid_leaves_each_time(party: Party):
+    roots = party.ca.rotation.slots.of(Kind.ROOT)
+    for jump in (30 * HOUR, -30 * HOUR):
+        before = dict(party.serials)
+        party.clock.jump(jump)
+        await party.ca.rotation.tick()
+        await until(lambda: all(party.serials[each] != before[each] for each in PROCESSES))  # noqa: B023 - awaited here
+    assert party.ca.rotation.slots.of(Kind.ROOT) == roots
+    assert party.ca.rotation.alarms(party.clock.now()) == ()

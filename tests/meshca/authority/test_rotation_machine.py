@@ -108,6 +108,12 @@ class Rotations(RuleBasedStateMachine):
         self.kernel.clock.jump(-timedelta(seconds=seconds))
         self.run(self.kernel.rotation.tick())
 
+    @rule(minutes=st.integers(2, 60))
+    def the_clock_jumps_ahead_for_a_moment(self, minutes: int) -> None:
+        for by in (minutes, -minutes):
+            self.kernel.clock.jump(by * MINUTE)
+            self.run(self.kernel.rotation.tick())
+
     @rule()
     def restarts(self) -> None:
         self.run(self.kernel.restart())

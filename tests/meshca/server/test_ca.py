@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshca.adapters.store_memory import MemoryAuditLog
 from meshca.csr import make_csr
 from meshca.errors import IssuanceRefused, NotFound
-from meshca.model import AuditKind, AuditRecord, Issued, IssueRequest
+from meshca.model import AuditKind, AuditRecord, Issued, IssueRequest, Kind
 from tests.support.ca import memory_ca
 from tests.support.clock import FakeClock
 from tests.support.values import entry
@@ -34,16 +36,18 @@ def request(entry_id: str) -> IssueRequest:
     return IssueRequest(entry_id=entry_id, csr=CSR, holder="p1")
 
 
-async def test_a_leaf_whose_root_left_while_it_was_signed_does_not_leave_either(tmp_path: Path):
+@pytest.mark.parametrize("gone", [set(Kind), {Kind.INTERMEDIATE}], ids=["both", "intermediate"])
+async def test_a_leaf_whose_issuer_left_while_it_was_signed_does_not_leave_either(tmp_path: Path, gone: set[Kind]):
     log = Interrupted()
     server = memory_ca(FakeClock(), tmp_path, audit=log)
     await server.start()
     await server.registry.create(entry("web"))
 
-    def drop_everything() -> None:
-        server.rotation.slots = replace(server.rotation.slots, slots=())
+    def drop() -> None:
+        kept = tuple(slot for slot in server.rotation.slots.slots if slot.kind not in gone)
+        server.rotation.slots = replace(server.rotation.slots, slots=kept)
 
-    log.meanwhile = drop_everything
+    log.meanwhile = drop
     (outcome,) = await server.ca.issue([request("web")])
     assert isinstance(outcome, IssuanceRefused)
     assert outcome.reason == "issuer_gone"
@@ -66,3 +70,19 @@ async def test_without_an_active_intermediate_nothing_is_signed_and_the_reason_i
     (outcome,) = await server.ca.issue([request("web")])
     assert isinstance(outcome, IssuanceRefused)
     assert outcome.reason == "no_issuer"
+
+
+async def test_an_entry_is_not_removed_by_a_clock_that_has_just_jumped(tmp_path: Path):
+    clock = FakeClock()
+    server = memory_ca(clock, tmp_path)
+    await server.start()
+    await server.registry.create(entry("web", expires_at=clock.now() + timedelta(hours=1)))
+    _, expire = server.chores["expired entries"]
+    clock.jump(timedelta(hours=2))
+    await expire()
+    (refused,) = await server.ca.issue([request("web")])
+    assert isinstance(refused, NotFound), "by the wall clock it grants nothing"
+    assert server.registry.find("web") is not None
+    clock.advance(timedelta(minutes=5))
+    await expire()
+    assert server.registry.find("web") is None
