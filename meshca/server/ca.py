@@ -85,10 +85,11 @@ class CertificateAuthority:
     def _still_anchored(
         self, outcomes: Sequence[Issued | IssuanceRefused], issuer: Slot
     ) -> tuple[Issued | IssuanceRefused, ...]:
-        """Keep back what was signed under a root that has left the bundle meanwhile: nobody would trust it."""
-        if self._rotation.slots.get(issuer.issuer_id) is not None:
+        """Keep back what was signed by an intermediate that has left meanwhile, or whose root has: nobody would trust it, or should."""
+        left = [each for each in (issuer.id, issuer.issuer_id) if self._rotation.slots.get(each) is None]
+        if not left:
             return tuple(outcomes)
-        gone = IssuanceRefused("issuer_gone", f"root {issuer.issuer_id} left while this was signed: ask again")
+        gone = IssuanceRefused("issuer_gone", f"authority {left[0]} left while this was signed: ask again")
         return tuple(gone if isinstance(outcome, Issued) else outcome for outcome in outcomes)
 
     def report(self, reports: Sequence[HolderReport]) -> None:
