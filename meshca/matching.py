@@ -21,7 +21,10 @@ from meshca.model import Entry, Selector
 _VOUCHED = (
     ("unix:uid:1000 and unix:gid:1000", re.compile(r"unix:[ug]id:(?:0|[1-9]\d{0,9})", re.ASCII)),
     ("unix:user:NAME and unix:group:NAME", re.compile(r"unix:(?:user|group):.+")),
-    ("unix:path:/ABSOLUTE/PATH", re.compile(r"unix:path:/.+")),
+    (
+        "unix:path:/ABSOLUTE/PATH (as the kernel says it: no //, /./ or /../)",
+        re.compile(r"unix:path:(?:/(?!\.\.?(?:/|\Z))[^/]+)+"),
+    ),
     ("unix:sha256:64-HEX-DIGITS", re.compile(r"unix:sha256:[0-9a-f]{64}")),
     ("socket:NAME", re.compile(r"socket:.+")),
 )

@@ -25,6 +25,7 @@ _SELECTOR_TYPE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _MAX_SELECTOR_VALUE = 4096
 _MAX_DNS_NAME = 253
+_MAX_DNS_LABEL = 63
 
 
 class KeyType(StrEnum):
@@ -351,7 +352,13 @@ def router_name(trust_domain: TrustDomain) -> str:
 def _check_dns_name(name: str) -> None:
     """Raise InvalidInput unless the name is a lower-case DNS name that is not reserved for our own servers."""
     labels = name.removeprefix("*.").split(".")
-    if len(name) > _MAX_DNS_NAME or not all(_DNS_LABEL.fullmatch(label) for label in labels):
+    if len(name) > _MAX_DNS_NAME:
+        raise InvalidInput(f"DNS name {name[:80]!r} has {len(name)} characters, the limit is {_MAX_DNS_NAME}")
+    if long := [label for label in labels if len(label) > _MAX_DNS_LABEL]:
+        raise InvalidInput(
+            f"DNS name {name[:80]!r} has a label of {len(long[0])} characters, the limit is {_MAX_DNS_LABEL}"
+        )
+    if not all(_DNS_LABEL.fullmatch(label) for label in labels):
         raise InvalidInput(f"DNS name {name[:80]!r} is not lower-case letters, digits and - between dots")
     if name.endswith(RESERVED_DNS_SUFFIX):
         raise InvalidInput(f"DNS name {name!r} is reserved: *{RESERVED_DNS_SUFFIX} is for meshca's own servers")

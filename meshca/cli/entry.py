@@ -1,6 +1,7 @@
 """`meshca entry`: registration entries, one by one or as a file."""
 
 import sys
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +15,13 @@ from meshca.cli.session import ask
 from meshca.cli.values import future
 from meshca.client import AdminClient
 from meshca.clock import SystemClock
-from meshca.errors import InvalidInput
+from meshca.errors import InvalidInput, NotFound
 from meshca.proto import admin_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 DEFAULT_SOURCE = "apply"
+_SOCKET = "socket:"
 
 EntryID = Annotated[str, typer.Argument(metavar="ID", help="The entry's id.")]
 SpiffeID = Annotated[
@@ -29,7 +31,10 @@ Selectors = Annotated[
     list[str] | None, typer.Option("--selector", help="type:value, such as unix:uid:1000 (repeatable).")
 ]
 TTL = Annotated[str | None, typer.Option("--ttl", help="Lifetime of its SVIDs, such as 1h; else the server's default.")]
-DNS = Annotated[list[str] | None, typer.Option("--dns", help="DNS name in its SVIDs (repeatable).")]
+DNS = Annotated[
+    list[str] | None,
+    typer.Option("--dns", help="DNS name in its SVIDs (repeatable). meshca.internal and what is below are reserved."),
+]
 Hint = Annotated[str | None, typer.Option("--hint", help="What the workload is told this SVID is for.")]
 Default = Annotated[bool | None, typer.Option("--default/--no-default", help="Comes first where a caller has several.")]
 FederatesWith = Annotated[
@@ -42,7 +47,13 @@ Source = Annotated[str | None, typer.Option("--source", help="Who keeps this ent
 @app.command()
 def create(
     *,
-    spiffe_id: Annotated[str, typer.Option("--spiffe-id", help="The SPIFFE ID, in full: spiffe://trust-domain/path.")],
+    spiffe_id: Annotated[
+        str,
+        typer.Option(
+            "--spiffe-id",
+            help="The SPIFFE ID, in full: spiffe://trust-domain/path. Paths below /meshca are reserved, but for /meshca/router.",
+        ),
+    ],
     selector: Annotated[list[str], typer.Option(help="type:value, such as unix:uid:1000 (repeatable; all must fit).")],
     ttl: TTL = None,
     dns: DNS = None,
@@ -68,7 +79,7 @@ def create(
         source=source,
     )
     entry.id = entry_id or ""
-    _show(ask(socket, lambda server: server.entries.Create(pb.CreateEntryRequest(entry=entry))), output)
+    _show(_told(socket, lambda server: server.entries.Create(pb.CreateEntryRequest(entry=entry))), output)
 
 
 @app.command()
@@ -103,7 +114,7 @@ def update(
         raise InvalidInput("nothing to change: name at least one field, such as --ttl 30m")
     entry.id = entry_id
     request = pb.UpdateEntryRequest(entry=entry, fields=fields)
-    _show(ask(socket, lambda server: server.entries.Update(request)), output)
+    _show(_told(socket, lambda server: server.entries.Update(request)), output)
 
 
 @app.command()
@@ -134,12 +145,14 @@ def delete(
     now: Annotated[bool, typer.Option("--now", help="Also make its callers trust nobody, at once.")] = False,
     socket: AdminSocket = "",
 ) -> None:
-    """Remove entries: no renewal for their callers; what they hold lives out its time."""
+    """Remove entries: no renewal for their callers; what they hold lives out its time. All of them must be there."""
+    wanted = list(dict.fromkeys(entry_ids))
 
     async def work(server: AdminClient) -> None:
-        for entry_id in entry_ids:
-            await server.entries.Delete(pb.DeleteEntryRequest(id=entry_id, now=now))
-            remark(f"deleted {entry_id}")
+        there = {entry.id for entry in (await server.entries.List(pb.ListEntriesRequest())).entries}
+        if missing := [entry_id for entry_id in wanted if entry_id not in there]:
+            raise NotFound(f"there is no entry {', '.join(missing)}; nothing was deleted")
+        await _delete(server, wanted, now=now)
 
     ask(socket, work)
 
@@ -152,23 +165,68 @@ def apply(
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete entries of this source that are not in the file.")
     ] = False,
-    source: Source = None,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Take entries that were made by hand, of no source, under the source.")
+    ] = False,
+    source: Annotated[
+        str | None, typer.Option("--source", help=f"Whose entries these are; else what each says, or {DEFAULT_SOURCE}.")
+    ] = None,
     socket: AdminSocket = "",
     output: Output = Format.TABLE,
 ) -> None:
-    """Make the entries of one source equal to a file, all or nothing. Takes what `entry list -o yaml` prints."""
+    """Make entries equal to a file, all or nothing, each only by its own source.
+
+    Takes what `entry list -o yaml` prints, and then changes nothing. Entries that were made by hand stay so without --adopt.
+    """
     if prune and not source:
         raise InvalidInput("--prune needs --source: it deletes only what the same source applied")
-    source = source or DEFAULT_SOURCE
-    entries = read_entries(sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8"))
-    foreign = sorted({entry.source for entry in entries if entry.source not in ("", source)})
+    text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    entries = read_entries(text, SystemClock().now(), may_be_none=prune)
+    foreign = sorted({entry.source for entry in entries if source and entry.source not in ("", source)})
     if foreign:
         raise InvalidInput(f"the file has entries of source {', '.join(foreign)}, not of {source}")
-    request = pb.ApplyEntriesRequest(source=source, entries=entries, dry_run=dry_run, prune=prune)
-    changes: pb.ApplyEntriesResponse = ask(socket, lambda server: server.entries.Apply(request))
+    request = pb.ApplyEntriesRequest(
+        source=source or DEFAULT_SOURCE, entries=entries, dry_run=dry_run, prune=prune, adopt=adopt
+    )
+    changes: pb.ApplyEntriesResponse = _told(socket, lambda server: server.entries.Apply(request))
     emit({"dry_run": dry_run, **document(changes)}, output, lambda: _change_rows(changes))
+    if by_hand := sum(not entry.source for entry in changes.unchanged):
+        remark(f"made by hand, and left so: {by_hand}; --adopt takes them under source {request.source}")
     if dry_run:
         remark("dry run: nothing was changed")
+
+
+async def _delete(server: AdminClient, entry_ids: Sequence[str], *, now: bool) -> None:
+    """Delete one after the other, and tell of each what became of it."""
+    for index, entry_id in enumerate(entry_ids):
+        try:
+            await server.entries.Delete(pb.DeleteEntryRequest(id=entry_id, now=now))
+        except BaseException:
+            remark(f"not deleted: {', '.join(entry_ids[index:])}")
+            raise
+        remark(f"deleted {entry_id}")
+
+
+def _told(path: str, change: Callable[[AdminClient], Awaitable[Any]]) -> Any:
+    """Make the change, and say which of its entries name a socket that the server does not have."""
+
+    async def work(server: AdminClient) -> Any:
+        changed = await change(server)
+        if wanted := _sockets_of(changed):
+            sockets = (await server.status.Status(pb.Empty())).sockets
+            for name in sorted(wanted - set(sockets)):
+                there = ", ".join(sorted(sockets))
+                remark(f"the server has no socket {name!r} (it has {there}): nobody gets what asks for socket:{name}")
+        return changed
+
+    return ask(path, work)
+
+
+def _sockets_of(changed: Any) -> set[str]:
+    """The names of all sockets that the entries of an answer ask for."""
+    entries = [changed] if isinstance(changed, pb.Entry) else [*changed.created, *changed.updated]
+    selectors = (selector for entry in entries for selector in entry.selectors)
+    return {selector.removeprefix(_SOCKET) for selector in selectors if selector.startswith(_SOCKET)}
 
 
 def entry_rows(entries: Any) -> Table:

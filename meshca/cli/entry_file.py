@@ -14,11 +14,13 @@ import yaml
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from meshca.cli.values import parse_duration, parse_time
+from meshca.cli.values import future, parse_duration
 from meshca.errors import InvalidInput
 from meshca.proto import admin_pb2 as pb
 from meshca.server.convert import entry_of
 from spiffe.errors import SpiffeError
+
+_Reader = Callable[[pb.Entry, str, Any, datetime], None]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ABSENT = ("", "null", "~")
@@ -38,30 +40,34 @@ class _Loader(yaml.BaseLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def read_entries(text: str) -> list[pb.Entry]:
-    """The entries of a file. Raises InvalidInput, one line for each thing that is wrong."""
+def read_entries(text: str, now: datetime, *, may_be_none: bool = False) -> list[pb.Entry]:
+    """The entries of a file. Raises InvalidInput, one line for each thing that is wrong.
+
+    `may_be_none`: `entries: []`, which says so, is a file too. An empty file never is: most likely it was cut off.
+    """
     errors: list[str] = []
     entries = []
-    for place, item in _items(_documents(text)):
-        entry, wrong = read_entry(item)
+    documents = _documents(text)
+    for place, item in _items(documents):
+        entry, wrong = read_entry(item, now)
         errors += [f"{place}: {error}" for error in wrong]
         entries.append(entry)
     if errors:
         raise InvalidInput("\n".join(errors))
-    if not entries:
+    if not entries and not (may_be_none and documents == [{"entries": []}]):
         raise InvalidInput("there is no entry in the file")
     return entries
 
 
-def read_entry(item: Any) -> tuple[pb.Entry, list[str]]:
-    """One entry, and what is wrong with it."""
+def read_entry(item: Any, now: datetime) -> tuple[pb.Entry, list[str]]:
+    """One entry, and what is wrong with it. Durations of `expires_at` count from `now`."""
     entry = pb.Entry()
     if not isinstance(item, dict):
         return entry, [f"{str(item)[:60]!r} is not an entry, which has keys such as spiffe_id and selectors"]
     errors = []
     for key, value in item.items():
         try:
-            _reader(key)(entry, key, value)
+            _reader(key)(entry, key, value, now)
         except InvalidInput as error:
             errors.append(str(error))
     if not errors:
@@ -91,7 +97,7 @@ def _items(documents: list[Any]) -> Iterator[tuple[str, Any]]:
             yield f"document {number}", listed
 
 
-def _reader(key: str) -> Callable[[pb.Entry, str, Any], None]:
+def _reader(key: str) -> _Reader:
     if key not in _READERS:
         near = difflib.get_close_matches(key, _READERS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_READERS)}"
@@ -99,32 +105,32 @@ def _reader(key: str) -> Callable[[pb.Entry, str, Any], None]:
     return _READERS[key]
 
 
-def _text(entry: pb.Entry, key: str, value: Any) -> None:
+def _text(entry: pb.Entry, key: str, value: Any, _: datetime) -> None:
     if not isinstance(value, str):
         raise InvalidInput(f"{key} is not one text")
     setattr(entry, key, value)
 
 
-def _texts(entry: pb.Entry, key: str, value: Any) -> None:
+def _texts(entry: pb.Entry, key: str, value: Any, _: datetime) -> None:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise InvalidInput(f"{key} is not a list of texts")
     getattr(entry, key).extend(value)
 
 
-def _flag(entry: pb.Entry, key: str, value: Any) -> None:
+def _flag(entry: pb.Entry, key: str, value: Any, _: datetime) -> None:
     if value not in {"true", "false"}:
         raise InvalidInput(f"{key} is neither true nor false")
     setattr(entry, key, value == "true")
 
 
-def _duration(entry: pb.Entry, key: str, value: Any) -> None:
+def _duration(entry: pb.Entry, key: str, value: Any, _: datetime) -> None:
     if value not in _ABSENT:
         getattr(entry, key).CopyFrom(duration(_scalar(key, value)))
 
 
-def _time(entry: pb.Entry, key: str, value: Any) -> None:
+def _time(entry: pb.Entry, key: str, value: Any, now: datetime) -> None:
     if value not in _ABSENT:
-        getattr(entry, key).CopyFrom(timestamp(parse_time(_scalar(key, value))))
+        getattr(entry, key).CopyFrom(timestamp(future(_scalar(key, value), now)))
 
 
 def _scalar(key: str, value: Any) -> str:
@@ -133,7 +139,7 @@ def _scalar(key: str, value: Any) -> str:
     return value
 
 
-_READERS: dict[str, Callable[[pb.Entry, str, Any], None]] = {
+_READERS: dict[str, _Reader] = {
     "id": _text,
     "spiffe_id": _text,
     "selectors": _texts,

@@ -85,16 +85,18 @@ class DeleteEntryRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ..., now: _Optional[bool] = ...) -> None: ...
 
 class ApplyEntriesRequest(_message.Message):
-    __slots__ = ("source", "entries", "dry_run", "prune")
+    __slots__ = ("source", "entries", "dry_run", "prune", "adopt")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
     PRUNE_FIELD_NUMBER: _ClassVar[int]
+    ADOPT_FIELD_NUMBER: _ClassVar[int]
     source: str
     entries: _containers.RepeatedCompositeFieldContainer[Entry]
     dry_run: bool
     prune: bool
-    def __init__(self, source: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ..., dry_run: _Optional[bool] = ..., prune: _Optional[bool] = ...) -> None: ...
+    adopt: bool
+    def __init__(self, source: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ..., dry_run: _Optional[bool] = ..., prune: _Optional[bool] = ..., adopt: _Optional[bool] = ...) -> None: ...
 
 class ApplyEntriesResponse(_message.Message):
     __slots__ = ("created", "updated", "deleted", "unchanged")

@@ -101,7 +101,7 @@ class EntriesServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Apply(self, request, context):
-        """Makes the entries of one source equal to the given list, all or nothing.
+        """Makes entries equal to the given list, each within its source, all or nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

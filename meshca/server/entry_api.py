@@ -9,8 +9,10 @@ from meshca.ports import Clock
 from meshca.proto import admin_pb2 as pb
 from meshca.proto import admin_pb2_grpc as rpc
 from meshca.server.admin import Identify, Note
-from meshca.server.convert import entry_changed, entry_message, entry_of
+from meshca.server.applying import each_of
+from meshca.server.convert import entry_changed, entry_message, entry_of, parsed
 from meshca.server.registry import Registry
+from spiffe.id import SpiffeID
 
 
 class EntryAPI(rpc.EntriesServicer):
@@ -32,6 +34,7 @@ class EntryAPI(rpc.EntriesServicer):
         """Change the named fields of an entry."""
         old = self._registry.get(request.entry.id)
         entry = entry_changed(old, request.entry, frozenset(request.fields))
+        self._check_ahead(entry)
         await self._note("entry.update", self._identify(context), entry=entry.id, fields=sorted(request.fields))
         return entry_message(await self._registry.update(entry))
 
@@ -42,11 +45,12 @@ class EntryAPI(rpc.EntriesServicer):
     async def List(self, request: pb.ListEntriesRequest, context: Any) -> pb.EntryList:  # noqa: N802, ARG002 - same
         """The entries that fit, oldest first."""
         selector = Selector.parse(request.selector) if request.selector else None
+        wanted = parsed(SpiffeID.parse, request.spiffe_id, "spiffe_id") if request.spiffe_id else None
         return pb.EntryList(
             entries=[
                 entry_message(entry)
                 for entry in self._registry.entries
-                if (not request.spiffe_id or str(entry.spiffe_id) == request.spiffe_id)
+                if (wanted is None or entry.spiffe_id == wanted)
                 and (selector is None or selector in entry.selectors)
                 and (not request.source or entry.source == request.source)
             ]
@@ -60,14 +64,16 @@ class EntryAPI(rpc.EntriesServicer):
         return pb.Empty()
 
     async def Apply(self, request: pb.ApplyEntriesRequest, context: Any) -> pb.ApplyEntriesResponse:  # noqa: N802 - same
-        """Make the entries of one source those given."""
+        """Make the entries those given, each within its source."""
         if not request.source:
             raise InvalidInput("apply needs a source: it says which entries are yours to change and to prune")
-        wanted = [self._new(message) for message in request.entries]
+        wanted = each_of(request.entries, self._new)
         if not request.dry_run:
-            facts = {"source": request.source, "entries": len(wanted), "prune": request.prune}
+            facts = {"source": request.source, "entries": len(wanted), "prune": request.prune, "adopt": request.adopt}
             await self._note("entry.apply", self._identify(context), **facts)
-        applied = await self._registry.apply(wanted, request.source, prune=request.prune, dry_run=request.dry_run)
+        applied = await self._registry.apply(
+            wanted, request.source, prune=request.prune, dry_run=request.dry_run, adopt=request.adopt
+        )
         return pb.ApplyEntriesResponse(
             created=map(entry_message, applied.created),
             updated=map(entry_message, applied.updated),
@@ -76,4 +82,11 @@ class EntryAPI(rpc.EntriesServicer):
         )
 
     def _new(self, message: pb.Entry) -> Entry:
-        return entry_of(message, entry_id=message.id or str(uuid.uuid4()), created_at=self._clock.now())
+        entry = entry_of(message, entry_id=message.id or str(uuid.uuid4()), created_at=self._clock.now())
+        self._check_ahead(entry)
+        return entry
+
+    def _check_ahead(self, entry: Entry) -> None:
+        """Raise InvalidInput for an entry that is over before it begins."""
+        if not entry.is_live(self._clock.now()):
+            raise InvalidInput(f"expires_at {entry.expires_at:%Y-%m-%dT%H:%M:%SZ} is past")

@@ -11,25 +11,14 @@ from datetime import datetime, timedelta
 
 from meshca.config import format_duration
 from meshca.errors import InvalidInput, NotFound, Refused
-from meshca.matching import check_vouched
 from meshca.model import ROUTER_PATH, Entry
 from meshca.ports import BundleStore, EntryStore
+from meshca.server.applying import Applied, each_of, plan_apply
+from meshca.server.entry_rules import check_form
 from spiffe.bundle import Bundle, BundleSet
 from spiffe.id import TrustDomain
 
 RESERVED_PATH = "/meshca"
-MOST_CHARACTERS = 256
-MOST_VALUES = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    """What `apply` did, or would do."""
-
-    created: tuple[Entry, ...] = ()
-    updated: tuple[Entry, ...] = ()
-    deleted: tuple[Entry, ...] = ()
-    unchanged: tuple[Entry, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,11 +88,12 @@ class Registry:
             self._keep([], over)
         return over
 
-    async def apply(self, wanted: Sequence[Entry], source: str, *, prune: bool, dry_run: bool) -> Applied:
-        """Make the entries of `source` those wanted, all or nothing; what others applied is never touched. Raises as `create` does."""
-        for entry in wanted:
-            self.check(entry)
-        plan = plan_apply(self.entries, wanted, source, prune=prune)
+    async def apply(
+        self, wanted: Sequence[Entry], source: str, *, prune: bool, dry_run: bool, adopt: bool = False
+    ) -> Applied:
+        """Make the entries those wanted, see `plan_apply`, all or nothing. Raises as that and `create` do, a line for each bad one."""
+        each_of(wanted, self.check)
+        plan = plan_apply(self.entries, wanted, source, prune=prune, adopt=adopt)
         if not dry_run and (plan.created or plan.updated or plan.deleted):
             put = [*plan.created, *plan.updated]
             await self.entry_store.apply(put, [entry.id for entry in plan.deleted])
@@ -131,7 +121,7 @@ class Registry:
         if users and not dissociate:
             names = ", ".join(entry.id for entry in users[:5])
             raise Refused(
-                f"{len(users)} entries federate with {trust_domain} ({names}): say --dissociate to take it out of them"
+                f"entries federate with {trust_domain} ({names}; {len(users)} in all): say --dissociate to take it out of them"
             )
         changed = [replace(entry, federates_with=entry.federates_with - {trust_domain}) for entry in users]
         await self.entry_store.apply(changed, ())
@@ -162,9 +152,7 @@ class Registry:
             raise InvalidInput(
                 f"ttl {format_duration(entry.ttl)} is above the {format_duration(self.longest_ttl)} that an intermediate can carry"
             )
-        _check_size(entry)
-        for selector in sorted(entry.selectors):
-            check_vouched(selector)
+        check_form(entry)
         for trust_domain in sorted(entry.federates_with):
             if self.bundles.get(trust_domain) is None:
                 raise InvalidInput(
@@ -177,48 +165,3 @@ class Registry:
             raise Refused(
                 f"{trust_domain} is our own trust domain: its bundle follows from `meshca authority`, nobody sets it"
             )
-
-
-def _check_size(entry: Entry) -> None:
-    """Every caller's leaf has all the names, every look at a caller all the selectors, every list and log the words."""
-    for what, words in (("id", entry.id), ("source", entry.source)):
-        if len(words) > MOST_CHARACTERS or not words.isprintable():
-            raise InvalidInput(f"{what} {words[:80]!r} is not at most {MOST_CHARACTERS} printable characters")
-    for what, values in (
-        ("selectors", entry.selectors),
-        ("DNS names", entry.dns_names),
-        ("domains", entry.federates_with),
-    ):
-        if len(values) > MOST_VALUES:
-            raise InvalidInput(f"{entry.spiffe_id} has {len(values)} {what}, the limit is {MOST_VALUES}")
-
-
-def plan_apply(present: Iterable[Entry], wanted: Sequence[Entry], source: str, *, prune: bool) -> Applied:
-    """Decide what makes the entries of `source` those wanted. Entries are the same when SPIFFE ID and selectors are.
-
-    Raises InvalidInput when two wanted entries are the same, or one belongs to another source.
-    """
-    known = {_key(entry): entry for entry in present}
-    targets: dict[tuple[object, ...], Entry] = {}
-    for entry in wanted:
-        if _key(entry) in targets:
-            raise InvalidInput(f"two of the given entries have SPIFFE ID {entry.spiffe_id} and the same selectors")
-        targets[_key(entry)] = entry
-    created: list[Entry] = []
-    updated: list[Entry] = []
-    unchanged: list[Entry] = []
-    for key, entry in targets.items():
-        old = known.get(key)
-        if old is None:
-            created.append(replace(entry, source=source))
-        elif old.source != source:
-            raise InvalidInput(f"the entry for {entry.spiffe_id} is {old.id}, of source {old.source!r}, not {source!r}")
-        else:
-            new = replace(entry, id=old.id, created_at=old.created_at, source=source)
-            (unchanged if new == old else updated).append(new)
-    deleted = [entry for key, entry in known.items() if prune and entry.source == source and key not in targets]
-    return Applied(created=tuple(created), updated=tuple(updated), deleted=tuple(deleted), unchanged=tuple(unchanged))
-
-
-def _key(entry: Entry) -> tuple[object, ...]:
-    return (entry.spiffe_id, entry.selectors)

@@ -140,6 +140,8 @@ def test_an_entry_lives_from_create_to_delete(meshca: Shell):
     assert "spiffe id   spiffe://mesh.local/db" in meshca.good("entry", "show", made["id"]).out
     meshca.good("entry", "delete", made["id"])
     assert meshca.refusal("entry", "show", made["id"])[0] == Exit.NOT_FOUND
+    code, text = meshca.refusal("entry", "list", "--spiffe-id", "bad")
+    assert (code, "spiffe_id: " in text) == (Exit.USAGE, True)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +153,7 @@ def test_an_entry_lives_from_create_to_delete(meshca: Shell):
         ("--spiffe-id spiffe://mesh.local/x --selector unix:uid:1 --ttl 400d", "above the 6h"),
         ("--spiffe-id spiffe://mesh.local/x --selector unix:uid:1 --dns a.meshca.internal", "reserved"),
         ("--spiffe-id spiffe://mesh.local/x --selector unix:uid:1 --federates-with p.org", "meshca bundle set"),
+        ("--spiffe-id spiffe://mesh.local/x --selector unix:uid:1 --expires 2020-01-01T00:00:00Z", "is past"),
         ("--spiffe-id spiffe://mesh.local/x", "--selector"),
     ],
 )
@@ -174,6 +177,47 @@ def test_apply_makes_a_source_equal_to_a_file_and_prunes_only_there(meshca: Shel
         assert [each["id"] for each in pruned["deleted"]] == ["e2"]
         assert meshca.good("entry", "show", other)
     assert meshca.refusal("entry", "apply", "-f", "-", given="- {spiffe_idd: x}")[0] == Exit.USAGE
+
+
+def test_what_list_prints_changes_nothing_when_it_is_applied(meshca: Shell):
+    git = "- {id: g1, spiffe_id: spiffe://mesh.local/g1, selectors: ['unix:uid:1001'], ttl: 30m}\n"
+    meshca.good("entry", "apply", "-f", "-", "--source", "git", given=git)
+    with meshca.entry("spiffe://mesh.local/hand", "unix:uid:1003") as hand:
+        listed = meshca.good("entry", "list", "-o", "yaml").out
+        applied = meshca.good("entry", "apply", "-f", "-", "-o", "json", given=listed)
+        assert [applied.json[kind] for kind in ("created", "updated", "deleted")] == [[], [], []]
+        assert {each["id"] for each in applied.json["unchanged"]} >= {"g1", hand}
+        assert applied.err == "made by hand, and left so: 1; --adopt takes them under source apply\n"
+        assert meshca.good("entry", "list", "-o", "yaml").out == listed
+
+        edited = listed.replace("hint: ''", "hint: new")
+        code, text = meshca.refusal("entry", "apply", "-f", "-", given=edited)
+        assert (code, f"is entry {hand}, made by hand" in text) == (Exit.FAILED, True)
+        adopted = meshca.good("entry", "apply", "-f", "-", "--adopt", "-o", "json", given=edited).json
+        assert {each["source"] for each in adopted["updated"]} == {"apply", "git"}
+        mine = "- {spiffe_id: spiffe://mesh.local/g1, selectors: ['unix:uid:1001']}"
+        code, text = meshca.refusal("entry", "apply", "-f", "-", "--source", "team", given=mine)
+        assert (code, "entry g1 of source 'git', not 'team'" in text) == (Exit.FAILED, True)
+    meshca.good("entry", "apply", "-f", "-", "--source", "git", "--prune", given="entries: []")
+    assert meshca.refusal("entry", "show", "g1")[0] == Exit.NOT_FOUND
+
+
+def test_an_entry_for_a_socket_that_there_is_not_is_made_with_a_warning(meshca: Shell):
+    options = ["--spiffe-id", WEB, "--selector", "socket:nosuch", "--id", "nosuch"]
+    made = meshca.good("entry", "create", *options)
+    assert made.err.startswith("the server has no socket 'nosuch' (it has default)")
+    assert not meshca.good("entry", "update", "nosuch", "--selector", "socket:default").err
+    meshca.good("entry", "delete", "nosuch")
+
+
+def test_bundles_of_others_are_not_made_of_our_roots_or_of_a_third(meshca: Shell, tmp_path: Path):
+    own, third = tmp_path / "own.pem", tmp_path / "third.pem"
+    own.write_text(meshca.good("bundle", "show").out)
+    third.write_bytes(CA.create("third.org").pem)
+    for file, reason in ((own, "has a root of our own, mesh.local"), (third, "says it is of spiffe://third.org")):
+        code, text = meshca.refusal("bundle", "set", file, "--trust-domain", "partner.org")
+        assert (code, reason in text) == (Exit.FAILED, True), text
+    assert "partner.org" not in meshca.good("bundle", "list").out
 
 
 def test_bundles_are_shown_moved_and_compared(meshca: Shell, tmp_path: Path):
@@ -254,7 +298,8 @@ def test_authorities_are_prepared_activated_rotated_and_the_last_is_kept(meshca:
         assert (code, f"meshca authority activate {prepared}" in text) == (Exit.FAILED, True)
         other = "root" if kind == "intermediate" else "intermediate"
         assert meshca.refusal("authority", "activate", prepared, "--kind", other)[0] == Exit.USAGE
-        meshca.good("authority", "revoke", prepared)
+        gone = meshca.good("authority", "revoke", prepared[:8])
+        assert gone.out.splitlines()[:3] == [f"id           {prepared}", f"kind         {kind}", "state        revoked"]
         steps = meshca.good("authority", "rotate", "--kind", kind, "-o", "json").out.splitlines()
         assert [json.loads(step)["step"] for step in (steps[0], steps[-1])] == ["prepared", "done"]
     assert ids("root", "active") != [root]
@@ -262,6 +307,7 @@ def test_authorities_are_prepared_activated_rotated_and_the_last_is_kept(meshca:
     assert any("the root above it is rotated too" in each for each in revoked["remarks"])
     assert meshca.refusal("authority", "activate", *ids("root", "active"))[0] == Exit.FAILED
     assert meshca.refusal("authority", "taint", "nope")[0] == Exit.NOT_FOUND
+    assert meshca.refusal("authority", "taint", ids("root", "active")[0][:7])[0] == Exit.NOT_FOUND
 
 
 def test_a_minted_svid_is_in_the_record_with_who_asked_for_it(meshca: Shell, tmp_path: Path):

@@ -22,7 +22,8 @@ from tests.support.values import OURS, entry
         ({"dns_names": ("",)}, "DNS name ''"),
         ({"dns_names": ("-web.example.org",)}, "'-web"),
         ({"dns_names": ("web.*.example.org",)}, r"'web\.\*"),
-        ({"dns_names": (".".join(["a" * 63] * 4),)}, "between dots"),
+        ({"dns_names": (".".join(["a" * 63] * 4),)}, "has 255 characters, the limit is 253"),
+        ({"dns_names": (f"{'a' * 64}.example",)}, "has a label of 64 characters, the limit is 63"),
         ({"dns_names": ("server.example.org.meshca.internal",)}, "is reserved"),
     ],
 )

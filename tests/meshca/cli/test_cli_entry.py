@@ -1,4 +1,5 @@
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -12,6 +13,7 @@ from meshca.proto import admin_pb2 as pb
 from tests.meshca.cli.conftest import Run
 from tests.support.scripted_server import ScriptedServer
 
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
 WEB = pb.Entry(id="web", spiffe_id="spiffe://mesh.local/web", selectors=["unix:uid:1000"], hint="\x1b[31mred")
 WEB.ttl.FromSeconds(1800)
 WEB.created_at.FromSeconds(1_700_000_000)
@@ -96,10 +98,29 @@ def test_what_list_prints_can_be_applied(admin: ScriptedServer, run: Run, tmp_pa
 
 
 def test_delete_tells_each_entry_and_can_cut_its_callers_off(admin: ScriptedServer, run: Run):
+    admin.answers["Entries.List"] = pb.EntryList(entries=[pb.Entry(id=each) for each in "abc"])
     admin.answers["Entries.Delete"] = pb.Empty()
-    outcome = run("entry", "delete", "a", "b", "--now")
-    assert [request for _, request in admin.requests] == [pb.DeleteEntryRequest(id=each, now=True) for each in "ab"]
+    outcome = run("entry", "delete", "a", "b", "a", "--now")
+    deleted = [request for name, request in admin.requests if name == "Entries.Delete"]
+    assert deleted == [pb.DeleteEntryRequest(id=each, now=True) for each in "ab"]
     assert (outcome.out, outcome.err) == ("", "deleted a\ndeleted b\n")
+
+
+def test_delete_of_several_deletes_none_unless_all_are_there(admin: ScriptedServer, run: Run):
+    admin.answers["Entries.List"] = pb.EntryList(entries=[pb.Entry(id="a")])
+    outcome = run("entry", "delete", "a", "b", "c")
+    assert (outcome.code, outcome.err) == (Exit.NOT_FOUND, "error: there is no entry b, c; nothing was deleted\n")
+    assert [name for name, _ in admin.requests] == ["Entries.List"]
+
+
+def test_a_delete_that_fails_half_way_tells_which_were_deleted_and_which_were_not(admin: ScriptedServer, run: Run):
+    answers = iter([pb.Empty(), (grpc.StatusCode.UNAVAILABLE, "the disk is full")])
+    admin.answers["Entries.List"] = pb.EntryList(entries=[pb.Entry(id=each) for each in "abc"])
+    admin.answers["Entries.Delete"] = lambda _: next(answers)
+    outcome = run("entry", "delete", "a", "b", "c")
+    assert outcome.code == Exit.UNREACHABLE
+    assert outcome.err.splitlines()[:2] == ["deleted a", "not deleted: b, c"]
+    assert outcome.err.endswith("the disk is full\n")
 
 
 def test_prune_without_a_source_and_entries_of_another_source_are_refused(
@@ -124,7 +145,7 @@ def test_a_refusal_of_the_server_is_one_line_and_an_exit_code(admin: ScriptedSer
 
 def test_a_file_is_read_as_documents_as_a_list_or_as_json():
     documents = "---\nspiffe_id: spiffe://a/x\nselectors: [unix:uid:1]\nttl: 1h\n---\nspiffe_id: spiffe://a/y\nselectors:\n- unix:gid:2\n"
-    first, second = read_entries(documents)
+    first, second = read_entries(documents, NOW)
     assert (first.ttl.seconds, list(second.selectors)) == (3600, ["unix:gid:2"])
     content = [
         {
@@ -136,14 +157,34 @@ def test_a_file_is_read_as_documents_as_a_list_or_as_json():
         }
     ]
     assert (
-        read_entries(json.dumps(content))
-        == read_entries(json.dumps({"entries": content}))
-        == read_entries(json.dumps(content[0]))
+        read_entries(json.dumps(content), NOW)
+        == read_entries(json.dumps({"entries": content}), NOW)
+        == read_entries(json.dumps(content[0]), NOW)
     )
 
 
+def test_an_end_in_a_file_is_a_time_or_a_duration_as_on_the_command_line():
+    (entry,) = read_entries("spiffe_id: spiffe://a/x\nselectors: [unix:uid:1]\nexpires_at: 2h\n", NOW)
+    assert entry.expires_at.ToDatetime(UTC) == NOW + timedelta(hours=2)
+
+
+def test_no_entries_at_all_must_be_said_and_is_taken_only_where_it_prunes(
+    admin: ScriptedServer, run: Run, tmp_path: Path
+):
+    file = tmp_path / "entries.yaml"
+    admin.answers["Entries.Apply"] = pb.ApplyEntriesResponse(deleted=[WEB])
+    apply = ("entry", "apply", "-f", str(file), "--source", "git")
+    for text in ("", "[]", "entries:\n"):
+        file.write_text(text)
+        assert run(*apply, "--prune").code == Exit.USAGE, text
+    file.write_text("entries: []\n")
+    assert run(*apply).code == Exit.USAGE
+    assert "deleted" in run(*apply, "--prune").out
+    assert admin.request == pb.ApplyEntriesRequest(source="git", prune=True)
+
+
 def test_yaml_guesses_change_nothing():
-    (entry,) = read_entries("spiffe_id: spiffe://a/x\nselectors: [unix:user:no]\nhint: 1e3\nsource: no\n")
+    (entry,) = read_entries("spiffe_id: spiffe://a/x\nselectors: [unix:user:no]\nhint: 1e3\nsource: no\n", NOW)
     assert (list(entry.selectors), entry.hint, entry.source) == (["unix:user:no"], "1e3", "no")
 
 
@@ -161,7 +202,7 @@ selector: [unix:uid:1]
 - just text
 """
     with pytest.raises(InvalidInput) as refusal:
-        read_entries(text)
+        read_entries(text, NOW)
     lines = str(refusal.value).splitlines()
     assert [line.split(": ")[0] for line in lines] == [
         "document 1",
@@ -193,10 +234,11 @@ selector: [unix:uid:1]
         ("ttl: [1]\n", "ttl is not one value"),
         ("hint: [1]\n", "hint is not one text"),
         ("selectors: [[1]]\n", "selectors is not a list of texts"),
+        ("spiffe_id: spiffe://a/x\nselectors: [unix:uid:1]\nexpires_at: soon\n", "neither a time"),
         ("zzz: 1\n", "known are id, spiffe_id"),
         ("[" * 3000, "nested too deeply|neither YAML nor JSON"),
     ],
 )
 def test_a_malformed_file_is_refused_with_the_reason(text: str, reason: str):
     with pytest.raises(InvalidInput, match=reason):
-        read_entries(text)
+        read_entries(text, NOW)
