@@ -74,14 +74,19 @@ async def connect(path: str) -> AsyncIterator[AdminClient]:
 
 def probe(path: str) -> None:
     """Raise CallFailed, saying what to do, unless somebody listens at the path and lets us in."""
+    try:
+        dial(path)
+    except PermissionError as error:
+        raise CallFailed(
+            "PERMISSION_DENIED", f"unix://{path} does not let you in: ask as root or as the server's user"
+        ) from error
+    except OSError as error:
+        text = f"no meshca server at unix://{path} ({error.strerror or error}): start it with `meshca up`, "
+        raise CallFailed(NO_SERVER, text + "or set MESHCA_ADMIN_SOCKET or --admin-socket") from error
+
+
+def dial(path: str) -> None:
+    """Connect to the socket, and hang up. Raises OSError, in the kernel's words."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as attempt:
         attempt.settimeout(5)
-        try:
-            attempt.connect(path)
-        except PermissionError as error:
-            raise CallFailed(
-                "PERMISSION_DENIED", f"unix://{path} does not let you in: ask as root or as the server's user"
-            ) from error
-        except OSError as error:
-            text = f"no meshca server at unix://{path} ({error.strerror or error}): start it with `meshca up`, "
-            raise CallFailed(NO_SERVER, text + "or set MESHCA_ADMIN_SOCKET or --admin-socket") from error
+        attempt.connect(path)

@@ -1,9 +1,9 @@
 """`meshca bundle`: trust bundles, shown, moved and compared."""
 
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,14 +13,18 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from rich.table import Table
 
 from meshca.cli.exits import Exit, Failure
+from meshca.cli.given import Given
 from meshca.cli.options import AdminSocket, Format, Output
 from meshca.cli.output import Json, document, emit, emit_event, left, remark, rows
 from meshca.cli.session import ask
-from meshca.cli.verdict import print_verdict, read_chain
+from meshca.cli.verdict import VALID, print_verdict, read_chain, validity
 from meshca.client import AdminClient
+from meshca.clock import SystemClock
+from meshca.errors import InvalidInput
 from meshca.proto import admin_pb2 as pb
 from spiffe import bundle_json
 from spiffe.bundle import Bundle, BundleSet
+from spiffe.errors import InvalidBundle
 from spiffe.id import TrustDomain
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -35,6 +39,12 @@ class BundleFormat(StrEnum):
     SPIFFE = "spiffe"
     DER = "der"
 
+
+_PARSERS: dict[BundleFormat, Callable[[TrustDomain, bytes], Bundle]] = {
+    BundleFormat.PEM: Bundle.from_pem,
+    BundleFormat.SPIFFE: bundle_json.parse,
+    BundleFormat.DER: Bundle.from_der,
+}
 
 Domain = Annotated[str, typer.Option("--trust-domain", help="Whose bundle; else the server's own.", show_default=False)]
 File = Annotated[str, typer.Argument(metavar="FILE", help="The bundle; - reads standard input.")]
@@ -71,9 +81,12 @@ def set_(
     output: Output = Format.TABLE,
 ) -> None:
     """Store the bundle of another trust domain, in place of an older one."""
-    bundle = read_bundle(TrustDomain.parse(trust_domain), _bytes(file), form)
+    bundle = read_bundle(TrustDomain.parse(trust_domain), Given.read(file), form)
     stored: pb.Bundle = ask(socket, lambda server: server.bundles.Set(_message(bundle)))
     emit(_document(stored), output, lambda: authority_rows(bundle_of(stored)))
+    for each in bundle.x509_authorities:
+        if (said := validity(each, SystemClock().now())) != VALID:
+            remark(f"the authority {fingerprint(each)[:16]} is {said}: nothing under it is trusted now")
 
 
 @app.command()
@@ -113,7 +126,7 @@ def diff(
 ) -> None:
     """Compare a file with the server's bundle: what the server has more (+) or less (-). Exit 1 if they differ."""
     stored = bundle_of(ask(socket, lambda server: server.bundles.Get(pb.BundleRequest(trust_domain=trust_domain))))
-    given = read_bundle(stored.trust_domain, _bytes(file), form)
+    given = read_bundle(stored.trust_domain, Given.read(file), form)
     added = [fingerprint(each) for each in stored.x509_authorities if each not in given.x509_authorities]
     removed = [fingerprint(each) for each in given.x509_authorities if each not in stored.x509_authorities]
     changes = [("+", each) for each in added] + [("-", each) for each in removed]
@@ -124,25 +137,29 @@ def diff(
 
 @app.command()
 def verify(
-    cert: Annotated[Path, typer.Argument(metavar="CERT", help="A chain, leaf first, in PEM or DER.")],
+    cert: Annotated[
+        str, typer.Argument(metavar="CERT", help="A chain, leaf first, in PEM or DER; - reads standard input.")
+    ],
     *,
     socket: AdminSocket = "",
     output: Output = Format.TABLE,
 ) -> None:
     """Judge a certificate chain by the server's bundles. Exit 1 if it proves nothing."""
     found: pb.BundleList = ask(socket, lambda server: server.bundles.List(pb.Empty()))
-    print_verdict(read_chain(cert), BundleSet(bundle_of(message) for message in found.bundles), output)
+    print_verdict(read_chain(Given.read(cert)), BundleSet(bundle_of(message) for message in found.bundles), output)
 
 
-def read_bundle(trust_domain: TrustDomain, content: bytes, form: BundleFormat | None = None) -> Bundle:
-    """Read a bundle in the given format, else in the one that it looks like. Raises InvalidBundle."""
-    match form or _recognised(content):
-        case BundleFormat.SPIFFE:
-            return bundle_json.parse(trust_domain, content)
-        case BundleFormat.PEM:
-            return Bundle.from_pem(trust_domain, content)
-        case BundleFormat.DER:
-            return Bundle.from_der(trust_domain, content)
+def read_bundle(trust_domain: TrustDomain, given: Given, form: BundleFormat | None = None) -> Bundle:
+    """Read a bundle in the given format, else in the one that it looks like. Raises InvalidInput."""
+    if b"PRIVATE KEY-----" in given.content:
+        raise InvalidInput(
+            f"{given.name} HOLDS A PRIVATE KEY, and a bundle goes to everybody. Nothing was sent. Treat that key as "
+            "exposed: replace it, and whatever it has signed"
+        )
+    try:
+        return _PARSERS[form or _recognised(given)](trust_domain, given.content)
+    except InvalidBundle as error:
+        raise InvalidInput(f"{given.name}: {error}") from error
 
 
 def write_bundle(bundle: Bundle, form: BundleFormat) -> bytes:
@@ -156,10 +173,14 @@ def write_bundle(bundle: Bundle, form: BundleFormat) -> bytes:
             return bundle.to_der()
 
 
-def _recognised(content: bytes) -> BundleFormat:
-    if content.lstrip().startswith(b"{"):
+def _recognised(given: Given) -> BundleFormat:
+    if given.is_json:
         return BundleFormat.SPIFFE
-    return BundleFormat.PEM if b"-----BEGIN" in content else BundleFormat.DER
+    if given.is_pem:
+        return BundleFormat.PEM
+    if given.is_der:
+        return BundleFormat.DER
+    raise InvalidInput(f"{given.name} is neither PEM, DER nor a SPIFFE bundle document")
 
 
 def bundle_of(message: pb.Bundle) -> Bundle:
@@ -210,7 +231,3 @@ def _line(message: pb.Bundle) -> str:
 
 def _sequence(message: pb.Bundle) -> str:
     return "" if message.sequence == _NO_SEQUENCE else str(message.sequence)
-
-
-def _bytes(file: str) -> bytes:
-    return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()

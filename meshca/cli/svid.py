@@ -19,16 +19,18 @@ from rich.table import Table
 from meshca.cli.bundle import bundle_of, read_bundle
 from meshca.cli.entry_file import duration
 from meshca.cli.exits import Exit, Failure, failure_of_status
-from meshca.cli.options import AdminSocket, Format, Output, WorkloadSocket, workload_endpoint
+from meshca.cli.given import Given
+from meshca.cli.options import AdminSocket, Format, Output, WorkloadSocket, given_path, workload_endpoint
 from meshca.cli.output import Json, console, emit, emit_event, left, remark, rows, shown
 from meshca.cli.session import ask
 from meshca.cli.svid_files import file_set, write_set
 from meshca.cli.values import printable
 from meshca.cli.verdict import certificate_table, describe, print_verdict, read_chain
+from meshca.client import dial
 from meshca.errors import InvalidInput
 from meshca.model import KeyType
 from meshca.proto import admin_pb2 as pb
-from sds.endpoint import VARIABLE
+from sds.endpoint import VARIABLE, Endpoint
 from sds.workload_client import WorkloadAPIError, WorkloadClient, X509Context
 from spiffe.bundle import BundleSet
 from spiffe.certificate import PrivateKey
@@ -37,10 +39,16 @@ from spiffe.x509svid import X509SVID, spiffe_id_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-Cert = Annotated[Path, typer.Argument(metavar="CERT", help="A chain, leaf first, in PEM or DER.")]
+Cert = Annotated[
+    str, typer.Argument(metavar="CERT", help="A chain, leaf first, in PEM or DER; - reads standard input.")
+]
 Write = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Write svid.0.pem, svid.0.key and bundle.0.pem there (0600), all at once."),
+    typer.Option(
+        metavar="DIR",
+        parser=given_path,
+        help="Write svid.0.pem, svid.0.key and bundle.0.pem there (0600), all at once.",
+    ),
 ]
 
 
@@ -82,8 +90,12 @@ def mint(
 def fetch(
     *,
     write: Write = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay, and write each newer set.")] = False,
-    within: Annotated[float, typer.Option(min=0.1, help="Give up on the first answer after so many seconds.")] = 10,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Stay, wait for the first set, and write each newer one.")
+    ] = False,
+    within: Annotated[
+        float, typer.Option(min=0.1, help="Give up after so many seconds without an answer; not with --watch.")
+    ] = 10,
     socket: WorkloadSocket = "",
     output: Output = Format.TABLE,
 ) -> None:
@@ -92,13 +104,14 @@ def fetch(
         raise InvalidInput("--watch needs --write DIR; `meshca svid watch` shows SVIDs as they change")
 
     async def work(client: WorkloadClient) -> None:
+        if write and watch:
+            remark(f"waiting for SVIDs from {workload_endpoint(socket).target}, until stopped")
+            await _keep_fresh(client, write, output)
+            return
         first = await client.fetch_x509(timeout=within)
         if write:
             _write(write, first)
-        if not watch:
-            emit(_document(first), output, lambda: _svid_rows(first))
-        elif write:
-            await _keep_fresh(client, write, output)
+        emit(_document(first), output, lambda: _svid_rows(first))
 
     _with_workload_api(socket, work)
 
@@ -107,7 +120,7 @@ async def _keep_fresh(client: WorkloadClient, write: Path, output: Format) -> No
     """Write each newer set. When all is taken away the last set stays, so that nobody's restart fails for it."""
     async for context in client.x509_contexts():
         if context.denied:
-            remark(f"{context.denied}; the files stay as they are")
+            remark(f"{context.denied}; the files stay as they are, until an entry covers this process")
             continue
         _write(write, context)
         emit_event(_document(context), output, _lines(context))
@@ -122,7 +135,7 @@ def _write(directory: Path, context: X509Context) -> None:
 @app.command()
 def show(cert: Cert, *, output: Output = Format.TABLE) -> None:
     """Show what the certificates in a file say, and whether each is legal. Proves nothing."""
-    certificates = [describe(each) for each in read_chain(cert)]
+    certificates = [describe(each) for each in read_chain(Given.read(cert))]
     emit({"certificates": certificates}, output, lambda: [certificate_table(each) for each in certificates])
 
 
@@ -130,16 +143,18 @@ def show(cert: Cert, *, output: Output = Format.TABLE) -> None:
 def verify(
     cert: Cert,
     *,
-    bundle: Annotated[Path, typer.Option(help="The bundle of its trust domain: PEM, DER or a SPIFFE bundle document.")],
+    bundle: Annotated[
+        str, typer.Option(metavar="FILE", help="The bundle of its trust domain: PEM, DER or a SPIFFE bundle document.")
+    ],
     trust_domain: Annotated[
         str | None, typer.Option(help="Whose bundle it is; else of the leaf's own trust domain.")
     ] = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Judge a certificate chain by a bundle file, without a server. Exit 1 if it proves nothing."""
-    chain = read_chain(cert)
+    chain = read_chain(Given.read(cert))
     domain = TrustDomain.parse(trust_domain) if trust_domain else spiffe_id_of(chain[0]).trust_domain
-    print_verdict(chain, BundleSet([read_bundle(domain, bundle.read_bytes())]), output)
+    print_verdict(chain, BundleSet([read_bundle(domain, Given.read(bundle))]), output)
 
 
 @app.command()
@@ -199,11 +214,23 @@ def _with_workload_api(socket: str, work: Callable[[WorkloadClient], Coroutine[A
     try:
         asyncio.run(work(WorkloadClient(endpoint)))
     except WorkloadAPIError as error:
-        if error.code is StatusCode.UNAVAILABLE:  # grpcio says in many words that it found nobody
-            reason = str(error).rpartition("error: ")[2]
-            text = f"no Workload API at {endpoint.target} ({reason}): start `meshca up`, or set {VARIABLE} or --socket"
-            raise Failure(Exit.UNREACHABLE, text) from error
+        if error.code is StatusCode.UNAVAILABLE:  # which also says a server that has nothing to give yet
+            _check_reachable(endpoint)
         raise failure_of_status(error.code.name if error.code else "INTERNAL", str(error)) from error
+
+
+def _check_reachable(endpoint: Endpoint) -> None:
+    """Raise Failure, with what the kernel says, unless somebody listens there and lets us in."""
+    path = endpoint.target.removeprefix("unix:")
+    try:
+        if path != endpoint.target:
+            dial(path)
+    except PermissionError as error:
+        text = f"{endpoint.target} does not let you in: its mode, or that of a directory above it, is for others"
+        raise Failure(Exit.NOT_ALLOWED, text) from error
+    except OSError as error:
+        text = f"no Workload API at {endpoint.target} ({error.strerror or error}): start `meshca up`, or set {VARIABLE}"
+        raise Failure(Exit.UNREACHABLE, f"{text} or --socket") from error
 
 
 def new_key(key_type: KeyType) -> PrivateKey:

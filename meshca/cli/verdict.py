@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from pathlib import Path
+from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -10,22 +10,30 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from rich.table import Table
 
 from meshca.cli.exits import Exit, Failure
+from meshca.cli.given import Given
 from meshca.cli.options import Format
 from meshca.cli.output import Json, emit, facts
 from meshca.cli.values import printable
 from meshca.clock import SystemClock
+from meshca.errors import InvalidInput
 from spiffe import x509verify
 from spiffe.bundle import BundleSet
 from spiffe.certificate import UNREADABLE, Fields, check_profile, claimed_id
 from spiffe.errors import InvalidSVID, VerificationFailed
 from spiffe.profile import LEAF, SIGNING
-from spiffe.x509svid import parse_der_chain, parse_pem_chain
+from spiffe.x509svid import MAX_CERTIFICATES, parse_der_chain, parse_pem_chain
+
+VALID = "valid now"
 
 
-def read_chain(file: Path) -> tuple[x509.Certificate, ...]:
-    """Read a chain, leaf first, in PEM or concatenated DER; keys beside it are not looked at. Raises InvalidSVID, OSError."""
-    content = file.read_bytes()
-    return parse_pem_chain(content) if b"-----BEGIN" in content else parse_der_chain(content)
+def read_chain(given: Given) -> tuple[x509.Certificate, ...]:
+    """Read a chain, leaf first, in PEM or concatenated DER; keys beside it are not looked at. Raises InvalidInput."""
+    if not (given.is_pem or given.is_der):
+        raise InvalidInput(f"{given.name} is neither PEM nor DER")
+    try:
+        return parse_pem_chain(given.content) if given.is_pem else parse_der_chain(given.content)
+    except InvalidSVID as error:
+        raise InvalidInput(f"{given.name}: {error}") from error
 
 
 def print_verdict(chain: tuple[x509.Certificate, ...], bundles: BundleSet, output: Format) -> None:
@@ -46,8 +54,9 @@ def _print_refusal(error: VerificationFailed, output: Format) -> None:
 
 
 def _checklist() -> list[str]:
-    """The numbered obligations of the verifier, in its own words."""
-    return re.findall(r"^\s*(\d+\. .*)$", inspect.getdoc(x509verify.verify) or "", re.MULTILINE)
+    """The numbered obligations of the verifier, in its own words, without the marks of its source."""
+    words = (inspect.getdoc(x509verify.verify) or "").replace("MAX_CERTIFICATES", f"{MAX_CERTIFICATES} certificates")
+    return re.findall(r"^\s*(\d+\. .*)$", words.replace("`", ""), re.MULTILINE)
 
 
 def describe(certificate: x509.Certificate) -> Json:
@@ -56,7 +65,7 @@ def describe(certificate: x509.Certificate) -> Json:
     Raises InvalidSVID when it can not even be read.
     """
     try:
-        return {**_judged(certificate), **_said(certificate)}
+        return {**_judged(certificate), **_said(certificate), "validity": validity(certificate, SystemClock().now())}
     except UNREADABLE as error:
         raise InvalidSVID(f"certificate can not be read: {error}") from error
 
@@ -96,6 +105,13 @@ def _broken_rule(fields: Fields, *, authority: bool) -> str | None:
     except VerificationFailed as error:
         return str(error)
     return None
+
+
+def validity(certificate: x509.Certificate, now: datetime) -> str:
+    """Whether the certificate is VALID at this time, by its dates alone; else `expired` or `not yet valid`."""
+    if now < certificate.not_valid_before_utc:
+        return "not yet valid"
+    return "expired" if now > certificate.not_valid_after_utc else VALID
 
 
 def _key_name(key: object) -> str:

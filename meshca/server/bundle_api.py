@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
-from meshca.errors import NotFound
+from meshca.errors import NotFound, Refused
 from meshca.model import View
 from meshca.proto import admin_pb2 as pb
 from meshca.proto import admin_pb2_grpc as rpc
@@ -12,7 +12,21 @@ from meshca.server.convert import bundle_message, bundle_of, parsed
 from meshca.server.registry import Registry
 from sds.watch import Latest
 from spiffe.bundle import Bundle
-from spiffe.id import TrustDomain
+from spiffe.certificate import Fields
+from spiffe.id import SpiffeID, TrustDomain
+
+
+def check_foreign(bundle: Bundle, ours: Bundle) -> None:
+    """Raise Refused for a bundle that would let one trust domain speak with the keys of another: most likely it is the wrong file."""
+    if bundle.trust_domain == ours.trust_domain:
+        return  # refused by whoever keeps bundles
+    our_keys = [authority.public_key() for authority in ours.x509_authorities]
+    for authority in bundle.x509_authorities:
+        if authority.public_key() in our_keys:
+            raise Refused(f"the bundle of {bundle.trust_domain} has a root of our own, {ours.trust_domain}")
+        for uri in Fields.read(authority).uris:
+            if uri.startswith("spiffe://") and SpiffeID.parse(uri).trust_domain != bundle.trust_domain:
+                raise Refused(f"the bundle of {bundle.trust_domain} has a root that says it is of {uri}")
 
 
 class BundleAPI(rpc.BundlesServicer):
@@ -35,6 +49,7 @@ class BundleAPI(rpc.BundlesServicer):
     async def Set(self, request: pb.Bundle, context: Any) -> pb.Bundle:  # noqa: N802 - same
         """Add or replace a foreign bundle."""
         bundle = bundle_of(request)
+        check_foreign(bundle, self._bundle(self._view.value, ""))
         await self._note(
             "bundle.set", self._identify(context), trust_domain=str(bundle.trust_domain), digest=bundle.digest
         )

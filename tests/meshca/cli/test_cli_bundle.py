@@ -1,6 +1,8 @@
 import json
+import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -12,7 +14,7 @@ from spiffe import bundle_json
 from spiffe.bundle import Bundle
 from spiffe.id import TrustDomain
 from tests.meshca.cli.conftest import Run
-from tests.support.pki import CA, der, pem
+from tests.support.pki import CA, der, key_pem, pem
 from tests.support.scripted_server import ScriptedServer
 
 OWN, NEXT, FOREIGN = CA.create("mesh.local"), CA.create("mesh.local"), CA.create("partner.example")
@@ -98,6 +100,8 @@ def test_verify_proves_a_chain_point_by_point_or_refuses_it_with_the_rule(
     assert accepted.code == Exit.OK
     assert accepted.out.splitlines()[-1] == "PROVED spiffe://mesh.local/web"
     assert [line.split(".")[0] for line in accepted.out.splitlines()[:-1]] == [str(n) for n in range(1, 11)]
+    assert "not longer than 16 certificates" in accepted.out
+    assert "`" not in accepted.out
 
     refused = run("bundle", "verify", str(forged), "-o", "json")
     assert refused.code == Exit.FAILED
@@ -125,3 +129,58 @@ def test_what_is_no_bundle_is_refused_by_its_name(run: Run, admin: ScriptedServe
     )
     assert run("bundle", "set", str(file), "--trust-domain", "UPPER").code == Exit.USAGE
     assert admin.requests == []
+
+
+def test_junk_is_told_by_the_name_of_its_file(run: Run, tmp_path: Path):
+    junk = tmp_path / "junk"
+    junk.write_text("hello\n")
+    bundles = "neither PEM, DER nor a SPIFFE bundle document"
+    for arguments, words in (
+        (["bundle", "set", str(junk), "--trust-domain", "partner.example"], bundles),
+        (["svid", "verify", str(junk), "--bundle", str(junk)], "neither PEM nor DER"),
+        (["svid", "show", str(junk)], "neither PEM nor DER"),
+    ):
+        outcome = run(*arguments)
+        assert (outcome.code, outcome.err) == (Exit.USAGE, f"error: {junk} is {words}\n")
+    junk.write_bytes(b"0\x03junk")
+    assert run("svid", "show", str(junk)).err.startswith(f"error: {junk}: DER certificate")
+
+
+def test_a_dash_is_standard_input_for_whatever_is_read(admin: ScriptedServer, tmp_path: Path):
+    admin.answers["Bundles.List"] = pb.BundleList(bundles=[message(OWN)])
+    bundle, chain = tmp_path / "bundle.pem", OWN.leaf().chain_pem
+    bundle.write_bytes(OWN.pem)
+    for arguments in (["svid", "show"], ["svid", "verify", f"--bundle={bundle}"], ["bundle", "verify"]):
+        command = [sys.executable, "-m", "meshca", *arguments, "-"]
+        environ = {**os.environ, "MESHCA_ADMIN_SOCKET": admin.path}
+        ended = subprocess.run(command, input=chain, capture_output=True, check=False, env=environ)
+        assert (ended.returncode, b"spiffe://mesh.local/web" in ended.stdout) == (Exit.OK, True), ended.stderr
+
+
+def test_a_private_key_in_a_bundle_is_refused_loudly_and_goes_nowhere(admin: ScriptedServer, run: Run, tmp_path: Path):
+    file = tmp_path / "bundle.pem"
+    file.write_bytes(FOREIGN.pem + key_pem(FOREIGN.key))
+    outcome = run("bundle", "set", str(file), "--trust-domain", "partner.example")
+    assert (outcome.code, admin.requests) == (Exit.USAGE, [])
+    assert f"{file} HOLDS A PRIVATE KEY" in outcome.err
+    assert "Treat that key as exposed" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("dates", "said"),
+    [
+        ({"not_after": datetime(2021, 1, 1, tzinfo=UTC)}, "expired"),
+        ({"not_before": datetime(2048, 1, 1, tzinfo=UTC)}, "not yet valid"),
+    ],
+)
+def test_what_is_not_valid_now_is_marked_and_warned_about(
+    admin: ScriptedServer, run: Run, tmp_path: Path, dates: dict[str, datetime], said: str
+):
+    root, file = CA.create("partner.example", **dates), tmp_path / "bundle.pem"
+    file.write_bytes(root.pem)
+    admin.answers["Bundles.Set"] = message(root)
+    outcome = run("bundle", "set", str(file), "--trust-domain", "partner.example")
+    assert (outcome.code, f"is {said}: nothing under it is trusted now" in outcome.err) == (Exit.OK, True)
+    (shown,) = run("svid", "show", str(file), "-o", "json").json["certificates"]
+    assert shown["validity"] == said
+    assert said in run("svid", "show", str(file)).out

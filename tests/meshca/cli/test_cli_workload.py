@@ -13,6 +13,7 @@ from sds.errors import UNCOVERED
 from sds.proto import workload_pb2 as pb
 from spiffe.x509svid import X509SVID
 from tests.meshca.cli.conftest import Run
+from tests.support.children import run_unprivileged
 from tests.support.pki import CA, der, key_der
 from tests.support.scripted_server import ScriptedServer, scripted_server
 
@@ -70,9 +71,51 @@ def test_no_workload_socket_is_unreachable_and_a_wrong_uri_is_refused(run: Run, 
     assert (outcome.code, "http://x" in outcome.err) == (Exit.USAGE, True)
 
 
+def test_watch_waits_for_the_first_set_and_says_for_what(workload: ScriptedServer, tmp_path: Path):
+    scripts = iter([DENIED, [response("web")]])
+    workload.answers[METHOD] = lambda _: next(scripts, DENIED)
+    command = [sys.executable, "-m", "meshca", "svid", "fetch", "--write", str(tmp_path / "svids"), "--watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        assert child.stderr
+        assert child.stdout.readline().startswith("spiffe://mesh.local/web  serial ")
+        told = [child.stderr.readline() for _ in range(2)]
+        child.terminate()
+    assert told[0] == f"waiting for SVIDs from unix:{workload.path}, until stopped\n"
+    assert told[1].endswith("the files stay as they are, until an entry covers this process\n")
+    assert (tmp_path / "svids" / "svid.0.key").exists()
+
+
+def test_a_server_that_has_nothing_to_give_yet_is_not_taken_for_none(workload: ScriptedServer, run: Run):
+    workload.answers[METHOD] = (grpc.StatusCode.UNAVAILABLE, "the first X.509-SVID is still being issued")
+    outcome = run("svid", "fetch")
+    assert outcome.code == Exit.UNREACHABLE
+    assert "the server can not answer" in outcome.err
+    assert "still being issued" in outcome.err
+    assert "meshca up" not in outcome.err
+
+
+def test_a_socket_behind_a_directory_that_is_closed_to_us_is_not_allowed(workload: ScriptedServer, tmp_path: Path):
+    tmp_path.chmod(0o600)
+    code = "import sys\nfrom meshca.cli import main\nsys.stderr = sys.stdout\ntry:\n    main(sys.argv[1:])\n"
+    code += "except SystemExit as end:\n    print(end.code.value)"
+    said = run_unprivileged(code, "svid", "fetch", "--socket", workload.path)
+    tmp_path.chmod(0o700)
+    assert said.splitlines()[-1] == str(Exit.NOT_ALLOWED.value)
+    assert "does not let you in" in said
+
+
+def test_a_relative_path_of_a_socket_is_meant_from_here(
+    workload: ScriptedServer, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    workload.answers[METHOD] = [response("web")]
+    monkeypatch.chdir(tmp_path)
+    assert run("svid", "fetch", "--socket", "workload.sock").code == Exit.OK
+
+
 def test_watch_keeps_the_files_fresh_and_leaves_them_when_all_is_taken_away(workload: ScriptedServer, tmp_path: Path):
     first, second = response("web"), response("web")
-    scripts = iter([[first], [first, second], DENIED])
+    scripts = iter([[first, second], DENIED])
     workload.answers[METHOD] = lambda _: next(scripts, DENIED)
     directory = tmp_path / "svids"
     command = [sys.executable, "-m", "meshca", "svid", "fetch", "--write", str(directory), "--watch", "-o", "json"]
