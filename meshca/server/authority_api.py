@@ -6,6 +6,7 @@ from typing import Any
 
 from meshca.authority.holders import Ledger
 from meshca.authority.rotation import Rotation
+from meshca.authority.wishes import get
 from meshca.errors import InvalidInput
 from meshca.model import Holder, Kind, Slot, Slots
 from meshca.ports import Clock
@@ -17,6 +18,19 @@ from meshca.server.walk import Step, Walk, following
 from sds.watch import Latest
 
 LOOK_SECONDS = 0.25
+REVOKED = "revoked"
+SHORT_ID = 8
+"""How many digits of an id are told apart by people: that many are in lists and logs."""
+
+
+def find(slots: Slots, given: str) -> Slot:
+    """The authority of that id, or the only one whose id begins so, with SHORT_ID digits at least. Raises NotFound, InvalidInput."""
+    found = [slot for slot in slots.slots if slot.id.startswith(given)]
+    if not found or len(given) < SHORT_ID:
+        return get(slots, given)
+    if len(found) > 1:
+        raise InvalidInput(f"several ids begin with {given}: {', '.join(slot.id for slot in found)}")
+    return found[0]
 
 
 class AuthorityAPI(rpc.AuthoritiesServicer):
@@ -49,18 +63,18 @@ class AuthorityAPI(rpc.AuthoritiesServicer):
 
     async def Activate(self, request: pb.AuthorityRequest, context: Any) -> pb.AuthorityOutcome:  # noqa: N802 - same
         """Let a prepared authority sign once every holder has the bundle; at once with force."""
-        await self._noted("authority.activate", request, context)
-        return self._outcome(request.id, await self._rotation.activate(request.id, force=request.force))
+        meant = await self._noted("authority.activate", request, context)
+        return self._outcome(meant, await self._rotation.activate(meant.id, force=request.force))
 
     async def Taint(self, request: pb.AuthorityRequest, context: Any) -> pb.AuthorityOutcome:  # noqa: N802 - same
         """Stop trusting an authority: replace what hangs on it first, then drop it."""
-        await self._noted("authority.taint", request, context)
-        return self._outcome(request.id, await self._rotation.taint(request.id))
+        meant = await self._noted("authority.taint", request, context)
+        return self._outcome(meant, await self._rotation.taint(meant.id))
 
     async def Revoke(self, request: pb.AuthorityRequest, context: Any) -> pb.AuthorityOutcome:  # noqa: N802 - same
         """Drop an authority; what hangs on it is replaced first, unless forced."""
-        await self._noted("authority.revoke", request, context)
-        return self._outcome(request.id, await self._rotation.revoke(request.id, force=request.force))
+        meant = await self._noted("authority.revoke", request, context)
+        return self._outcome(meant, await self._rotation.revoke(meant.id, force=request.force))
 
     async def Rotate(self, request: pb.KindRequest, context: Any) -> AsyncIterator[pb.Progress]:  # noqa: N802 - same
         """Write the wish down, then tell each step until the old authority is gone. Nobody needs to watch for it to go on."""
@@ -88,15 +102,20 @@ class AuthorityAPI(rpc.AuthoritiesServicer):
         except TimeoutError:
             pass
 
-    async def _noted(self, operation: str, request: pb.AuthorityRequest, context: Any) -> None:
-        slot = self._rotation.slots.get(request.id)
-        if slot is not None and request.kind and slot.kind != kind_of(request.kind):
-            raise InvalidInput(f"{request.id} is of kind {slot.kind}, not {request.kind}")
-        await self._note(operation, self._identify(context), authority=request.id, force=request.force)
+    async def _noted(self, operation: str, request: pb.AuthorityRequest, context: Any) -> Slot:
+        """Record what is wished for, and return the authority that is meant. Raises NotFound, InvalidInput."""
+        meant = find(self._rotation.slots, request.id)
+        if request.kind and meant.kind != kind_of(request.kind):
+            raise InvalidInput(f"{meant.id} is of kind {meant.kind}, not {request.kind}")
+        await self._note(operation, self._identify(context), authority=meant.id, force=request.force)
+        return meant
 
-    def _outcome(self, slot_id: str, remarks: tuple[str, ...]) -> pb.AuthorityOutcome:
-        slot = self._rotation.slots.get(slot_id)
-        return pb.AuthorityOutcome(authority=self._shown(slot) if slot else None, remarks=remarks)
+    def _outcome(self, before: Slot, remarks: tuple[str, ...]) -> pb.AuthorityOutcome:
+        """The authority as it is now; one that has gone is shown for the last time, in the state REVOKED."""
+        shown = self._shown(self._rotation.slots.get(before.id) or before)
+        if self._rotation.slots.get(before.id) is None:
+            shown.state, shown.next = REVOKED, ""
+        return pb.AuthorityOutcome(authority=shown, remarks=remarks)
 
     def _shown(self, slot: Slot) -> pb.Authority:
         live = self._live(slot.id)
