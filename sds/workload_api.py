@@ -16,7 +16,7 @@ from hashlib import sha256
 from typing import Any, TypeAlias
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpc.aio import ServicerContext
 
 from sds.caller import Caller
@@ -115,12 +115,18 @@ class WorkloadAPI:
     def service(self) -> _Service:
         """Return the service, to be added to a server."""
         methods = dict.fromkeys(_OTHER_PROFILES, grpc.stream_stream_rpc_method_handler(_unimplemented))
-        methods["FetchX509SVID"] = grpc.unary_stream_rpc_method_handler(partial(self._serve, x509_svids))
-        methods["FetchX509Bundles"] = grpc.unary_stream_rpc_method_handler(partial(self._serve, x509_bundles))
+        for name, request, compose in (
+            ("FetchX509SVID", pb.X509SVIDRequest, x509_svids),
+            ("FetchX509Bundles", pb.X509BundlesRequest, x509_bundles),
+        ):
+            methods[name] = grpc.unary_stream_rpc_method_handler(partial(self._serve, request, compose))
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
-    async def _serve(self, compose: _Compose, _: bytes, context: ServicerContext[Any, Any]) -> None:
+    async def _serve(
+        self, kind: type[Message], compose: _Compose, request: bytes, context: ServicerContext[Any, Any]
+    ) -> None:
         """Serve one call to its end, and turn the reason for that into a status."""
+        await _check_request(kind, request, context)
         self._observer.stream_opened("workload_api")
         who: object = context.peer()
         try:
@@ -161,6 +167,14 @@ class WorkloadAPI:
             async with asyncio.timeout(self._patience):
                 while subscription.grants.value.pending:
                     await subscription.grants.newer(subscription.grants.version)
+
+
+async def _check_request(kind: type[Message], request: bytes, context: ServicerContext[Any, Any]) -> None:
+    """End a call whose request can not be read: it says nothing, but it must be one."""
+    try:
+        kind.FromString(request)
+    except DecodeError:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"this is no {kind.DESCRIPTOR.name}")
 
 
 async def _unimplemented(_: object, context: ServicerContext[Any, Any]) -> None:

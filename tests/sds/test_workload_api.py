@@ -200,6 +200,14 @@ async def test_the_other_profiles_are_unimplemented(stub: Any, name: str, reques
     assert (code, "X.509" in details) == (grpc.StatusCode.UNIMPLEMENTED, True)
 
 
+@pytest.mark.parametrize("name", ["FetchX509SVID", "FetchX509Bundles"])
+async def test_a_request_that_is_none_is_refused(workloads: Workloads, name: str):
+    async with workloads.channel() as channel:
+        call = channel.unary_stream(f"/SpiffeWorkloadAPI/{name}")(b"\xff\xff\xff\xff", metadata=HEADER)
+        code, details = await status(call)
+    assert (code, "this is no X509" in details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+
+
 SLOW_CLIENT = """
 import asyncio, re, sys
 import grpc
