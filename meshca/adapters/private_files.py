@@ -6,6 +6,7 @@ Rules:
 """
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,8 @@ from pathlib import Path
 from meshca.errors import CannotStart
 
 _OTHERS = 0o077
+_OURS = re.compile(r"lock|keys.*|store\.db.*|[0-9a-f]{40}\.pem.*")
+"""What we put into our directories."""
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -23,11 +26,20 @@ def check_private(status: os.stat_result, path: Path) -> None:
     right = 0o700 if stat.S_ISDIR(status.st_mode) else 0o600
     owner, ours = status.st_uid, os.geteuid()
     if owner != ours:
-        raise CannotStart(
-            f"{path} belongs to uid {owner} (mode {mode:04o}) and must belong to uid {ours}: chown {ours} {path}"
-        )
+        remedy = _elsewhere(status, path) or f"chown {ours} {path}"
+        raise CannotStart(f"{path} belongs to uid {owner} (mode {mode:04o}) and must belong to uid {ours}: {remedy}")
     if mode & _OTHERS:
-        raise CannotStart(f"{path} of uid {owner} has mode {mode:04o} and is open to others: chmod {right:04o} {path}")
+        remedy = _elsewhere(status, path) or f"chmod {right:04o} {path}"
+        raise CannotStart(f"{path} of uid {owner} has mode {mode:04o} and is open to others: {remedy}")
+
+
+def _elsewhere(status: os.stat_result, path: Path) -> str:
+    """What to do about a directory that others use as well, such as /tmp: to close it would shut them out. "" for one of our own."""
+    if not stat.S_ISDIR(status.st_mode):
+        return ""
+    if not status.st_mode & stat.S_ISVTX and all(_OURS.fullmatch(each.name) for each in path.iterdir()):
+        return ""
+    return f"use a directory of its own, such as {path / 'meshca'}"
 
 
 def check_private_file(status: os.stat_result, path: Path) -> None:

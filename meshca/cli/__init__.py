@@ -8,6 +8,7 @@ Rules:
 import os
 import sys
 from importlib import import_module, metadata
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -44,6 +45,16 @@ class LazyGroup(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = {name: TyperCommand(name=name, help=text) for name, _, text in COMMANDS}
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command, and flush while it can still be said that the reader has left; see TyperGroup."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # pydantic's, by which typer reads choices
+            raise
+        finally:
+            sys.stdout.flush()
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The real command in place of the table's line; see TyperGroup."""
@@ -89,13 +100,25 @@ def meshca(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line (else the process's own). Ends with SystemExit and a code of `meshca.cli.exits`."""
+    _reopen_closed()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to standard error, past every log format
     try:
         app(arguments, prog_name="meshca")
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer and rich keep quiet about it, and make a 1 of it
+            sys.exit(Exit.UNREAD)
+        raise
     except Exception as error:  # noqa: BLE001 - the one place where errors become exit codes
         _end(error)
+
+
+def _reopen_closed() -> None:
+    """A stream that was closed (`>&-`) is None for Python: let what goes there go nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - it lives as long as we do
 
 
 def _end(error: Exception) -> None:

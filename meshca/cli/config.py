@@ -27,4 +27,5 @@ def show(*, file: ConfigFile = None, data_dir: DataDir = None) -> None:
 
 def read(file: Any, **flags: Any) -> config.Config:
     """The configuration of the file, with flags in place of what it says. Raises InvalidInput, CannotStart."""
-    return config.load(file, {name: value for name, value in flags.items() if value}, os.environ, os.geteuid())
+    given = {name: value for name, value in flags.items() if value not in (None, [])}
+    return config.load(file, given, os.environ, os.geteuid())

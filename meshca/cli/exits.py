@@ -29,6 +29,7 @@ class Exit(IntEnum):
     EXISTS = 6, "it is there already"
     INTERNAL = 7, "a bug, of the server or of this program"
     INTERRUPTED = 130, "stopped by Ctrl-C"
+    UNREAD = 141, "whoever read its output stopped, such as `head -1`"
 
 
 class Failure(Exception):  # noqa: N818 - named for what it is
@@ -81,12 +82,13 @@ def failure_of_status(status: str, text: str) -> Failure:
 
 
 def failure_of(error: Exception) -> Failure | None:
-    """How a command ends that raised this; None for what nobody expected."""
+    """How a command ends that raised this; None for what nobody expected. A start that a file prevented ends as that file's error does."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:  # what one task of a group raised
         error = error.exceptions[0]
     if isinstance(error, Failure):
         return error
-    code = next((code for kind, code in _OF_ERROR if isinstance(error, kind)), None)
+    cause = error.__cause__ if isinstance(error, CannotStart) and isinstance(error.__cause__, OSError) else error
+    code = next((code for kind, code in _OF_ERROR if isinstance(cause, kind)), None)
     if code is None:
         return None
     return Failure(code, _file_text(error) if isinstance(error, OSError) else str(error))

@@ -1,5 +1,6 @@
 """Options that several commands share. Loads neither grpc nor protobuf."""
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,8 @@ from meshca.errors import InvalidInput
 from sds.endpoint import Endpoint
 from sds.errors import SDSError
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:", re.ASCII)  # what makes a URI of a text; all else is a path
+
 
 class Format(StrEnum):
     """What `--output` takes."""
@@ -17,6 +20,13 @@ class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
     YAML = "yaml"
+
+
+def given_path(text: str) -> Path:
+    """A path that somebody typed. An empty one is an unset variable of a script: the working directory is not meant."""
+    if not text:
+        raise typer.BadParameter("the path is empty")
+    return Path(text)
 
 
 Output = Annotated[Format, typer.Option("--output", "-o", help="How to print the result.")]
@@ -40,9 +50,13 @@ WorkloadSocket = Annotated[
         show_default=False,
     ),
 ]
-ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The configuration file (TOML).")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", parser=given_path, help="The configuration file (TOML)."),
+]
 DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", metavar="DIR", help="Where the server keeps keys and store.")
+    Path | None,
+    typer.Option("--data-dir", metavar="DIR", parser=given_path, help="Where the server keeps keys and store."),
 ]
 
 
@@ -57,8 +71,8 @@ def workload_endpoint(given: str) -> Endpoint:
     """The Workload API at a path or URI, by default where `meshca up` of this user makes it. Raises InvalidInput."""
     from meshca import config  # noqa: PLC0415 - same
 
-    path = given or config.default_workload_socket()
+    place = given or config.default_workload_socket()
     try:
-        return Endpoint.at(Path(path)) if path.startswith("/") else Endpoint.parse(path)
+        return Endpoint.parse(place) if _SCHEME.match(place) else Endpoint.at(Path(place).absolute())
     except SDSError as error:
         raise InvalidInput(str(error)) from error

@@ -10,6 +10,7 @@ from meshca.cli.options import AdminSocket, ConfigFile, DataDir, Format, Output
 from meshca.cli.output import document, emit, facts, remark
 from meshca.cli.session import ask
 from meshca.client import NO_SERVER, CallFailed, probe
+from meshca.errors import NotFound
 from meshca.proto import admin_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -39,6 +40,8 @@ def restore(
     from meshca.cli.config import read  # noqa: PLC0415 - only a restore needs the configuration
     from meshca.wiring import restore_store  # noqa: PLC0415 - and loads the server
 
+    if not path.exists():
+        raise NotFound(f"there is no file {path}")
     settings = read(config, data_dir=data_dir)
     if is_served(str(settings.admin_socket)):
         raise Failure(Exit.FAILED, f"a meshca server answers at unix://{settings.admin_socket}: stop it first")

@@ -7,16 +7,21 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from meshca.errors import InvalidInput
+
 SYSTEM_DATA = Path("/var/lib/meshca")
 SYSTEM_RUNTIME = Path("/run/meshca")
 ADMIN, WORKLOAD, ROUTER = "admin.sock", "workload.sock", "router.sock"
 
 
 def data_directory(environ: Mapping[str, str], uid: int) -> Path:
-    """Where keys and store are: `/var/lib/meshca` for root, else `$XDG_STATE_HOME/meshca` or `~/.local/state/meshca`."""
+    """Where keys and store are: `/var/lib/meshca` for root, else `$XDG_STATE_HOME/meshca` or `~/.local/state/meshca`.
+
+    Raises InvalidInput for a user without a home.
+    """
     if uid == 0:
         return SYSTEM_DATA
-    return (_absolute(environ, "XDG_STATE_HOME") or Path(environ.get("HOME", "/")) / ".local/state") / "meshca"
+    return (_absolute(environ, "XDG_STATE_HOME") or _home(environ) / ".local/state") / "meshca"
 
 
 def runtime_directory(environ: Mapping[str, str], uid: int) -> Path:
@@ -44,7 +49,22 @@ def default_router_socket() -> str:
 
 def _find(name: str) -> str:
     own, system = runtime_directory(os.environ, os.geteuid()) / name, SYSTEM_RUNTIME / name
-    return str(system if not own.exists() and system.exists() else own)
+    return str(system if not _is_there(own) and _is_there(system) else own)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it is there for us: what is behind a directory that we may not enter is not."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    home = _absolute(environ, "HOME")
+    if home is None:
+        raise InvalidInput(f"HOME is {environ.get('HOME', '')!r}, which is no absolute path: set HOME")
+    return home
 
 
 def _absolute(environ: Mapping[str, str], name: str) -> Path | None:

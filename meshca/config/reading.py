@@ -138,14 +138,14 @@ def _environment(environ: Mapping[str, str]) -> dict[KeyPath, Said]:
 
 
 def _defaults(environ: Mapping[str, str], uid: int, given: Mapping[KeyPath, Said]) -> dict[KeyPath, Said]:
-    """The defaults that depend on the user. There is a default socket only where no socket is given."""
-    runtime = runtime_directory(environ, uid)
-    found: dict[KeyPath, Said] = {
-        ("data_dir",): Said(str(data_directory(environ, uid)), "default"),
-        ("admin_socket",): Said(str(runtime / ADMIN), "default"),
-    }
+    """The defaults that depend on the user, of what is not given: so whoever says all needs no HOME."""
+    found: dict[KeyPath, Said] = {}
+    if ("data_dir",) not in given:
+        found["data_dir",] = Said(str(data_directory(environ, uid)), "default")
+    if ("admin_socket",) not in given:
+        found["admin_socket",] = Said(str(runtime_directory(environ, uid) / ADMIN), "default")
     if not any(key[0] == "sockets" for key in given):
-        found["sockets", "default"] = Said({"path": str(runtime / WORKLOAD)}, "default")
+        found["sockets", "default"] = Said({"path": str(runtime_directory(environ, uid) / WORKLOAD)}, "default")
     return found
 
 

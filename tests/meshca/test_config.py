@@ -416,3 +416,20 @@ def test_the_default_sockets_are_the_user_s_own_unless_only_the_system_has_one(t
     ).stdout.split()  # fmt: skip
     directory = "/run/meshca" if os.geteuid() == 0 else f"{tmp_path}/meshca"
     assert found == [f"{directory}/admin.sock", f"{directory}/workload.sock"]
+
+
+def test_a_user_without_a_home_is_told_to_set_it_unless_all_places_are_given():
+    for environ in ({}, {"HOME": ""}, {"HOME": "relative"}):
+        with pytest.raises(InvalidInput, match="set HOME"):
+            load(None, {}, environ, USER)
+    places = {"data_dir": "/d", "admin_socket": "/a.sock", "socket": ["w=/w.sock"]}
+    assert load(None, places, {}, USER).data_dir == Path("/d")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_socket_that_can_not_be_seen_is_not_there(tmp_path: Path):
+    code = "import os\nfrom meshca.config import default_admin_socket\nos.setuid(65534)\nprint(default_admin_socket())"
+    tmp_path.chmod(0o700)
+    environ = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
+    assert done.stdout.strip() in {f"{tmp_path}/meshca/admin.sock", "/run/meshca/admin.sock"}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from meshca.cli.exits import Exit
 from meshca.config import load
 from meshca.config.places import SYSTEM_DATA, SYSTEM_RUNTIME
 
@@ -39,7 +40,8 @@ def test_the_unit_keeps_the_capability_that_attestation_needs_and_no_other() -> 
     unit = settings()
     assert unit["CapabilityBoundingSet"] == unit["AmbientCapabilities"] == ["CAP_SYS_PTRACE"]
     assert (unit["ProtectProc"], unit["PrivateUsers"], unit["NoNewPrivileges"]) == (["default"], ["no"], ["yes"])
-    assert unit["RestartPreventExitStatus"] == ["2"]
+    for_good = (Exit.USAGE, Exit.NOT_FOUND, Exit.NOT_ALLOWED)
+    assert unit["RestartPreventExitStatus"] == [" ".join(str(each.value) for each in for_good)]
     assert unit["User"] == ["meshca"]
 
 

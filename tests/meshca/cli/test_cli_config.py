@@ -33,7 +33,20 @@ def test_config_check_tells_all_errors_at_once(run: Run, tmp_path: Path):
     assert checked.code == Exit.USAGE
     assert "UPPER" in checked.err
     assert "nonsense" in checked.err
-    assert run("config", "check", "--config", str(tmp_path / "none.toml")).code == Exit.FAILED
+    assert run("config", "check", "--config", str(tmp_path / "none.toml")).code == Exit.NOT_FOUND
+
+
+def test_an_empty_path_is_refused_since_nobody_means_the_working_directory(run: Run):
+    for option in ("--data-dir", "--admin-socket", "--config"):
+        refused = run("up", option, "")
+        assert (refused.code, "the path is empty" in refused.err) == (Exit.USAGE, True), option
+    assert 'trust_domain = ""' in run("up", "--trust-domain", "").err
+
+
+def test_a_backup_that_is_not_there_is_not_found(run: Run, tmp_path: Path):
+    refused = run("store", "restore", str(tmp_path / "none.db"), "--data-dir", str(tmp_path / "data"))
+    assert (refused.code, refused.err) == (Exit.NOT_FOUND, f"error: there is no file {tmp_path}/none.db\n")
+    assert not (tmp_path / "data").exists()
 
 
 def test_envoy_bootstrap_prints_what_the_builder_builds(run: Run):

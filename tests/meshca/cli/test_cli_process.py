@@ -3,13 +3,16 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from meshca.cli.exits import Exit
 from meshca.cli.reference import REGENERATE, reference
+from meshca.clock import SystemClock
 from meshca.proto import admin_pb2 as pb
+from tests.support.pki import CA
 from tests.support.scripted_server import ScriptedServer
 
 ROOT = Path(__file__).parents[3]
@@ -123,7 +126,49 @@ def test_a_reader_who_leaves_early_is_no_error(admin: ScriptedServer):
         child.stdout.readline()
         child.stdout.close()
         assert child.stderr.read() == ""
-    assert child.returncode == Exit.FAILED
+    assert child.returncode == Exit.UNREAD
+
+
+@pytest.mark.parametrize("words", ["entry list", "health", "bundle show", "config show", "--help", "up --help"])
+def test_a_reader_who_leaves_before_a_short_answer_is_no_error_either(admin: ScriptedServer, words: str):
+    admin.answers["Entries.List"] = pb.EntryList()
+    admin.answers["Status.Status"] = pb.StatusResponse()
+    admin.answers["Bundles.Get"] = pb.Bundle(trust_domain="mesh.local", x509_authorities=[CA.create("mesh.local").der])
+    command = [sys.executable, "-m", "meshca", *words.split()]
+    read, write = os.pipe()
+    os.close(read)
+    environ = {**os.environ, "MESHCA_ADMIN_SOCKET": admin.path}
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=environ)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (Exit.UNREAD, "")
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&-", "2>&-", ">&- 2>&- <&-"])
+def test_a_closed_stream_is_nothing_to_fail_for(admin: ScriptedServer, closed: str):
+    admin.answers["Status.Status"] = pb.StatusResponse(ready=True)
+    command = f"exec {sys.executable} -m meshca health --admin-socket {admin.path} {closed}"
+    ended = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (Exit.OK, "")
+
+
+def test_on_a_terminal_of_80_columns_authorities_are_whole(admin: ScriptedServer):
+    authority = pb.Authority(id="a" * 40, kind="intermediate", state="prepared", live_leaves=1000)
+    authority.not_after.FromDatetime(SystemClock().now() + timedelta(days=364, hours=23))
+    admin.answers["Authorities.List"] = pb.AuthorityList(authorities=[authority])
+    keyboard, terminal = os.openpty()
+    command = [sys.executable, "-m", "meshca", "authority", "list", "--admin-socket", admin.path]
+    subprocess.run(command, stdout=terminal, check=True, env={**os.environ, "TERM": "xterm", "COLUMNS": "80"})
+    os.close(terminal)
+    seen = os.read(keyboard, 65536).decode()
+    os.close(keyboard)
+    assert seen.splitlines()[1].split() == ["intermediate", "prepared", "a" * 40, "52w22h", "1000"]
+
+
+def test_a_choice_that_there_is_not_is_refused_in_our_words(tmp_path: Path):
+    ended = meshca("entry", "list", "-o", "xml")
+    assert ended.returncode == Exit.USAGE
+    assert "'xml' is not one of" in ended.stderr
+    assert "Value error" not in ended.stderr
 
 
 def test_a_terminal_sees_each_step_and_what_is_waited_for(admin: ScriptedServer):
