@@ -131,9 +131,8 @@ def _traceback(record: logging.LogRecord) -> str:
 
 
 def _word(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    plain = _PLAIN_WORD.fullmatch(text) and text.isprintable()
-    return text if plain else json.dumps(text)
+    plain = isinstance(value, str) and _PLAIN_WORD.fullmatch(value) and value.isprintable()
+    return value if plain else json.dumps(value)
 
 
 def _printable(text: str) -> str:

@@ -123,7 +123,9 @@ class DiskKeyManager:
             raise CannotStart(f"key file {path} is encrypted: give its passphrase")
         if self._passphrase and not encrypted:
             raise CannotStart(
-                f"key file {path} is not encrypted, but there is a passphrase: openssl pkcs8 -topk8 does it"
+                f"key file {path} is not encrypted, but there is a passphrase. This encrypts all of them: "
+                f"for KEY in {path.parent}/*.pem; do openssl pkcs8 -topk8 -v2 aes-256-cbc -in $KEY -out $KEY.new "
+                "-passout file:PASSPHRASE_FILE && mv $KEY.new $KEY; done"
             )
         try:
             key = load_pem_private_key(document, self._passphrase)

@@ -132,7 +132,7 @@ def authority_tables(authorities: Sequence[pb.Authority]) -> list[RenderableType
     """Authorities as a table, and below it what happens next to each."""
     cells = ((a.kind, a.state, a.id, left(a.not_after), a.live_leaves) for a in authorities)
     following = [printable(f"{a.kind} {a.id[:8]}: {a.next}") for a in authorities if a.next]
-    return [rows(["KIND", "STATE", "ID", "ENDS IN", "LEAVES"], cells), *([""] if following else []), *following]
+    return [rows(["KIND", "STATE", "ID", "ENDS IN", "LIVE"], cells), *([""] if following else []), *following]
 
 
 def _change(

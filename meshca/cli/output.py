@@ -32,7 +32,7 @@ from meshca.clock import SystemClock
 Json = dict[str, Any]
 
 _PIPE_WIDTH = 4096  # what is piped is never folded
-_WHOLE = frozenset({"ID", "KIND", "AT", "RECORD"})  # columns that are not folded: they are copied, or short
+_WHOLE = frozenset({"ID", "KIND", "STATE", "AT", "RECORD"})  # columns that are not folded: they are copied, or short
 
 
 def console() -> Console:

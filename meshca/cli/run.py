@@ -13,7 +13,7 @@ import typer
 from rich.console import RenderableType
 
 from meshca.cli.exits import Exit, Failure
-from meshca.cli.options import AdminSocket, ConfigFile, DataDir, Format, Output
+from meshca.cli.options import AdminSocket, ConfigFile, DataDir, Format, Output, given_path
 
 if TYPE_CHECKING:
     from meshca.proto import admin_pb2 as pb
@@ -43,7 +43,9 @@ def up(
             metavar="NAME=PATH[,mode=0660][,group=G]", help="A workload socket (repeatable); selector socket:NAME."
         ),
     ] = None,
-    admin_socket: Annotated[Path | None, typer.Option(metavar="PATH", help="The admin socket (0600).")] = None,
+    admin_socket: Annotated[
+        Path | None, typer.Option(metavar="PATH", parser=given_path, help="The admin socket (0600).")
+    ] = None,
     config: ConfigFile = None,
     log_format: Annotated[LogFormat | None, typer.Option(help="How to log, to standard error.")] = None,
 ) -> None:
@@ -146,7 +148,8 @@ def _status_tables(found: "pb.StatusResponse") -> list[RenderableType]:
                 ("ready", found.ready),
                 ("version", found.version),
                 ("started", found.started_at),
-                ("bundle", f"{len(found.bundle.x509_authorities)} roots, digest {found.bundle.digest[:16]}"),
+                ("roots", len(found.bundle.x509_authorities)),
+                ("bundle", found.bundle.digest[:16]),
                 ("entries", found.entries),
                 ("streams", found.streams),
                 ("holders", f"{found.holders}, {len(found.behind)} behind"),

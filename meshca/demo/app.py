@@ -35,6 +35,7 @@ LEAF_SECONDS = 20
 LOOK_SECONDS = 0.1
 DRAW_PER_SECOND = 4
 PAUSE_SECONDS = 0.02
+NO_TERMINAL_WIDTH = 160
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,7 +76,7 @@ def _quantiles(prefix: str, tally: Tally) -> dict[str, float]:
 
 async def demo(seconds: float, *, as_json: bool) -> int:
     """Run the demo for that long; return the exit code: 0 only if there was load and not one request failed. Raises CannotStart."""
-    console = Console(stderr=as_json)
+    console = screen(as_json=as_json)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="meshca-demo-") as directory:
         async with AsyncExitStack() as stack:
@@ -84,6 +85,12 @@ async def demo(seconds: float, *, as_json: bool) -> int:
             console.print(f"both Envoys have their SVIDs after {time.monotonic() - started:.1f} s", style="dim")
             await _run(made, console, seconds)
     return _finish(made, console, as_json=as_json)
+
+
+def screen(*, as_json: bool) -> Console:
+    """Where the demo shows itself: what goes to no terminal is wide enough for whole SPIFFE IDs."""
+    console = Console(stderr=as_json)
+    return console if console.is_terminal else Console(stderr=as_json, width=NO_TERMINAL_WIDTH)
 
 
 def main(seconds: float, *, as_json: bool) -> int:

@@ -32,6 +32,14 @@ def test_every_target_that_it_names_is_in_the_makefile():
     assert {"demo", "test", "check", "bench"} <= named <= set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
 
 
+def test_the_test_command_can_be_narrowed_as_contributing_says():
+    assert 'ARGS="-k gate" narrows it' in (ROOT / "docs/contributing.md").read_text()
+    dry = subprocess.run(
+        ["make", "--dry-run", "test", "ARGS=-k gate"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert dry.stdout.splitlines()[-1].endswith("python -m pytest -k gate")
+
+
 @pytest.mark.parametrize("named", NAMED)
 def test_every_command_that_it_names_exists_and_has_its_options(named: str):
     first, *words = named.split()

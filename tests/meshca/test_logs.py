@@ -182,3 +182,9 @@ async def test_each_call_over_grpc_has_a_request_id_of_its_own(stream: io.String
     ids = {event: {each["request_id"] for each in found if each["event"] == event} for event in ("unary", "streamed")}
     assert len(ids["unary"]) == len(ids["streamed"]) == 1
     assert ids["unary"] != ids["streamed"]
+
+
+def test_a_list_on_the_console_is_one_and_not_a_text_of_one(stream: io.StringIO) -> None:
+    logs.configure("console", "info", stream)
+    logger.info("reloaded", extra={"applied": ["log.level", 'a "b"'], "none": []})
+    assert r"""applied=["log.level", "a \"b\""] none=[]""" in stream.getvalue()

@@ -1,5 +1,6 @@
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -260,3 +261,32 @@ def test_keys_that_were_moved_away_under_a_running_server_are_not_gone_but_canno
     home.rmdir()
     home.with_name("elsewhere").rename(home)
     assert keys.key_ids() == {key_id}
+
+
+def test_the_command_that_is_told_encrypts_all_keys_as_they_are(home: Path, tmp_path: Path):
+    (one, file), (other, _) = kept(home), kept(home)
+    passphrase = tmp_path / "passphrase"
+    passphrase.write_text("right\n")
+    with pytest.raises(CannotStart) as refused:
+        DiskKeyManager(home, b"right").load(one)
+    command = str(refused.value).partition("all of them: ")[2].replace("PASSPHRASE_FILE", str(passphrase))
+    subprocess.run(["sh", "-c", command], check=True)
+
+    manager = DiskKeyManager(home, b"right")
+    assert manager.key_ids() == {one, other}
+    assert all(manager.load(key_id) for key_id in (one, other))
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_directory_that_others_use_too_is_not_to_be_closed_to_them(tmp_path: Path):
+    sticky, shared = tmp_path / "sticky", tmp_path / "shared"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    shared.mkdir()
+    shared.chmod(0o755)
+    (shared / "letters.txt").touch()
+    for path in (sticky, shared):
+        with pytest.raises(CannotStart) as refused, private_directory(path):
+            pass
+        assert str(refused.value).endswith(f"use a directory of its own, such as {path}/meshca")
+        assert "chmod" not in str(refused.value)
