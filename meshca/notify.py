@@ -9,6 +9,8 @@ from meshca.ports import Clock
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE_MICROSECONDS = 60_000_000
+
 
 class Notify:
     """What the service manager is told. Never raises: a lost word is logged and must not stop a server that works."""
@@ -16,14 +18,26 @@ class Notify:
     def __init__(self, *, clock: Clock, environ: Mapping[str, str] = os.environ) -> None:
         self._clock = clock
         self._address = environ.get("NOTIFY_SOCKET", "")
+        self._is_ready = False
+
+    def waiting(self, why: str) -> None:
+        """We are not ready yet, and go on trying: do not take us for one that hangs."""
+        self._send(f"EXTEND_TIMEOUT_USEC={_PATIENCE_MICROSECONDS}\nSTATUS=not ready: {why}")
 
     def ready(self, status: str = "ready") -> None:
-        """We serve; also said when a reload is done. `status` is what `systemctl status` shows."""
+        """We serve. `status` is what `systemctl status` shows."""
+        self._is_ready = True
         self._send(f"READY=1\nSTATUS={status}")
 
     def reloading(self) -> None:
-        """SIGHUP came; `ready` follows. Type=notify-reload wants to know when (CLOCK_MONOTONIC)."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={int(self._clock.monotonic() * 1_000_000)}")
+        """SIGHUP came; `reloaded` follows. Type=notify-reload wants to know when (CLOCK_MONOTONIC)."""
+        if self._is_ready:
+            self._send(f"RELOADING=1\nMONOTONIC_USEC={int(self._clock.monotonic() * 1_000_000)}")
+
+    def reloaded(self) -> None:
+        """The reload is done, and we are as ready as before."""
+        if self._is_ready:
+            self.ready()
 
     def stopping(self) -> None:
         """We drain and end."""

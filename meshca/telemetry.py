@@ -71,7 +71,7 @@ class Telemetry:
                 metric.labels(service)
 
     def _gauge_standing(self) -> None:
-        self._ready = self._gauge("meshca_ready", "1 if a throwaway was signed and verified within the last minute.")
+        self._ready = self._gauge("meshca_ready", "1 if the last self-test was good, and within the last minute.")
         self._authorities = self._gauge("meshca_authorities", "Authorities by kind and state.", "kind", "state")
         self._expiry = self._gauge(
             "meshca_earliest_expiry_timestamp_seconds",

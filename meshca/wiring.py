@@ -4,6 +4,7 @@ Constructors do no I/O; contexts open and close, in order: what can fail fails b
 """
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -34,7 +35,7 @@ from meshca.server.app import CAServer, Ports, Surroundings
 from meshca.server.chores import ticking
 from meshca.server.convert import entry_message
 from meshca.server.http_api import serve_http
-from meshca.server.lifetime import Load, outlasting_calls, settle_heap, until_told
+from meshca.server.lifetime import Load, outlasting_calls, settle_heap, until_ready, until_told
 from meshca.telemetry import Telemetry
 from sds.gate import Gate, GateLimits, raise_open_files
 from sds.listen import WorkloadLimits, serve_workloads
@@ -44,8 +45,10 @@ Store = SqlStore | MemoryStore
 
 CLOCK = SystemClock()
 
+logger = logging.getLogger(__name__)
 
-def run_up(load: Load) -> None:
+
+def run_up(load: Load, *, abandon_keys: bool = False) -> None:
     """Run server and agent in one process until SIGTERM or SIGINT; SIGHUP loads the configuration again. Raises CannotStart."""
     # A SIGHUP that comes before we are ready has nothing to reload, and must not end us.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -53,7 +56,8 @@ def run_up(load: Load) -> None:
     harden()
     logs.configure(config.log.format, config.log.level)
     raise_open_files()
-    asyncio.run(_up(config, load))
+    asyncio.run(_up(config, load, abandon_keys=abandon_keys))
+    logger.info("stopped")
 
 
 def restore_store(config: Config, backup: Path) -> Path | None:
@@ -66,13 +70,13 @@ def restore_store(config: Config, backup: Path) -> Path | None:
     return kept
 
 
-async def _up(config: Config, load: Load) -> None:
+async def _up(config: Config, load: Load, *, abandon_keys: bool) -> None:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(outlasting_calls())
         stack.enter_context(data_directory.held(config.data_dir))
         store = await stack.enter_async_context(_open_store(config))
         telemetry, notify = Telemetry(version=version("meshca")), Notify(clock=CLOCK)
-        server = CAServer(config=config, ports=_ports(config, store), telemetry=telemetry)
+        server = CAServer(config=config, ports=_ports(config, store), telemetry=telemetry, abandon_keys=abandon_keys)
         await server.start()
         workloads = _workloads(config, server)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -85,10 +89,11 @@ async def _up(config: Config, load: Load) -> None:
         if config.http.enabled:
             await stack.enter_async_context(_http(config, server, telemetry, gate))
         settle_heap()
-        _announce(config)
-        notify.ready()
+        _say(*_places(config))
+        starting = tasks.create_task(until_ready(server.readiness, notify, _say), name="until ready")
         await until_told(config, load, admins.apply, notify)
         notify.stopping()
+        starting.cancel()
         running.cancel()
 
 
@@ -170,14 +175,19 @@ def _limits(config: Config) -> WorkloadLimits:
     )
 
 
-def _announce(config: Config) -> None:
-    """For the person at the terminal: where everything is, and that it is ready."""
+def _places(config: Config) -> list[str]:
+    """Where everything is."""
     lines = [f"trust domain  {config.trust_domain}", f"data          {config.data_dir}"]
     lines += [f"workloads     unix://{each.path} (socket:{name})" for name, each in config.sockets.items()]
     lines += [f"admin         unix://{config.admin_socket}"]
     if config.http.enabled:
         lines.append(f"http          http://{config.http.address}:{config.http.port}/metrics, /live, /ready")
-    print("\n".join([*lines, "ready"]), flush=True)  # noqa: T201 - this is what it is for
+    return lines
+
+
+def _say(*lines: str) -> None:
+    """For the person at the terminal."""
+    print(*lines, sep="\n", flush=True)  # noqa: T201 - this is what it is for
 
 
 def _ready(server: CAServer) -> tuple[bool, dict[str, object]]:

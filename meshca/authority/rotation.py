@@ -3,7 +3,7 @@
 Rules:
 - Each step ends with one save; what was done before it (a key made, a certificate signed) harms nobody if the save never comes.
 - A save that did not end well may have been done all the same: before anything else is decided, the journal is read again.
-- A key is destroyed after its authority has left the journal; keys that no authority has are destroyed at start.
+- A key is destroyed after its authority has left the journal.
 - Everything that changes an authority is recorded. One thing at a time.
 """
 
@@ -20,6 +20,7 @@ from meshca.authority.alarms import alarms
 from meshca.authority.draft import Draft, draft_intermediate, draft_root
 from meshca.authority.holders import Ledger
 from meshca.authority.issue import Issuer, new_serial
+from meshca.authority.keyring import Keyring
 from meshca.authority.recorder import Note, Recorder
 from meshca.authority.slots import (
     Activate,
@@ -31,15 +32,14 @@ from meshca.authority.slots import (
     activation_of,
     moved,
     next_step,
-    signing,
     with_prepared,
 )
 from meshca.authority.steady import SteadyClock
 from meshca.authority.wishes import get
 from meshca.csr import PublicKey
-from meshca.errors import CannotStart, KeyGone, Refused
-from meshca.model import Activation, AuditKind, AuthorityKey, KeyType, Kind, Slot, Slots, State
-from meshca.ports import Journal, KeyManager
+from meshca.errors import CannotStart, Refused
+from meshca.model import Activation, AuditKind, KeyType, Kind, Slot, Slots, State
+from meshca.ports import Journal
 from spiffe.id import TrustDomain
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Rotation:
         *,
         trust_domain: TrustDomain,
         journal: Journal,
-        keys: KeyManager,
+        keys: Keyring,
         issuer: Issuer,
         ledger: Ledger,
         recorder: Recorder,
@@ -75,19 +75,18 @@ class Rotation:
         self._on_change = on_change
         self._lock = asyncio.Lock()
         self._lost: frozenset[str] = frozenset()
-        self._unreadable: frozenset[str] = frozenset()
         self._unsure = True
         self.slots = Slots(trust_domain=trust_domain)
 
     async def start(self) -> None:
-        """Load the journal and do what is due. Raises CannotStart when the store is another trust domain's, or the keys another store's."""
+        """Load the journal and do what is due. Raises CannotStart when the store is another trust domain's, or the keys do not fit it."""
         await self.tick()
 
     async def tick(self) -> None:
         """Do everything that is due. Raises StoreUnavailable, IssuanceRefused, KeyGone; what was done before stays done."""
         async with self._turn():
             self._ledger.expire(self._clock.steady())
-            lost = self._without_key()
+            lost = self._keys.lost(self.slots)
             for slot_id in lost - self._lost:
                 logger.error("the key of an authority is gone", extra={"authority": slot_id})
             self._lost = lost
@@ -143,14 +142,14 @@ class Rotation:
     async def sign_head(self) -> str:
         """Record the head of the issuance record, signed by the active intermediate. Raises Refused, KeyGone, StoreUnavailable."""
         signer = self._signer()
-        return await self._recorder.sign_head(self._key(signer.id), signer.certificate)
+        return await self._recorder.sign_head(self._keys.load(signer.id), signer.certificate)
 
     async def prune_record(self, before: datetime) -> tuple[int, str]:
         """Prune the issuance record, leaving a signed anchor; return how many links went, and the head after. Raises as `sign_head`."""
         if self._clock.ahead:
             raise Refused(f"the clock has just jumped ahead by {self._clock.ahead}: prune when `meshca status` is calm")
         signer = self._signer()
-        return await self._recorder.prune(before, self._key(signer.id), signer.certificate)
+        return await self._recorder.prune(before, self._keys.load(signer.id), signer.certificate)
 
     def self_test(self) -> None:
         """Sign and verify a throwaway. Raises Refused, IssuanceRefused, KeyGone."""
@@ -178,19 +177,12 @@ class Rotation:
                 f"the store is of trust domain {saved.trust_domain}, the configuration says {self.slots.trust_domain}: "
                 "a trust domain is never renamed; use another data directory for another one"
             )
-        for stray in self._keys.key_ids() - {slot.id for slot in saved.slots}:
-            # Made just before a kill, or of a store that is newer than this one: that one may be put back.
-            logger.warning("key of no authority set aside", extra={"key_id": stray})
-            self._keys.set_aside(stray)
-        self._unreadable = frozenset(slot.id for slot in signing(saved) if not self._can_load(slot.id))
+        self._keys.check(saved)
         self._take(saved)
 
     async def _begin(self) -> Slots:
         """Save that there is nothing before any key is made: a kill in between is then as at any other step."""
-        if self._keys.key_ids():
-            raise CannotStart(
-                "there are keys of authorities, but the store is new: restore the store they belong to, or move them away"
-            )
+        self._keys.check_empty()
         return await self._journal.save(self.slots)
 
     async def _leaving(self, slot_id: str) -> tuple[str, ...]:
@@ -219,7 +211,7 @@ class Rotation:
 
     async def _prepare(self, step: Prepare, activation: Activation) -> Slot:
         root = get(self.slots, step.root_id) if step.root_id else None
-        root_key = self._key(root.id) if root else None
+        root_key = self._keys.load(root.id) if root else None
         # RSA keys take their time: not in the loop.
         key_id, key = await asyncio.to_thread(self._keys.generate, self._key_types[step.kind])
         try:
@@ -278,23 +270,3 @@ class Rotation:
         wall, held = now + self._clock.ahead, self._ledger.held_since()
         facts = Facts(wall=wall, held_since=held, live=live, free_since=free, lost=self._lost)
         return next_step(self.slots, facts, self._rules(), now)
-
-    def _without_key(self) -> frozenset[str]:
-        """The authorities whose key is needed and gone."""
-        there = self._keys.key_ids() - self._unreadable
-        return frozenset(slot.id for slot in signing(self.slots)) - there
-
-    def _key(self, slot_id: str) -> AuthorityKey:
-        """The key of an authority. Raises KeyGone; then the next tick replaces it."""
-        try:
-            return self._keys.load(slot_id)
-        except KeyGone:
-            self._unreadable |= {slot_id}
-            raise
-
-    def _can_load(self, slot_id: str) -> bool:
-        try:
-            self._keys.load(slot_id)
-        except KeyGone:
-            return False
-        return True

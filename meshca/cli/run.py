@@ -48,6 +48,12 @@ def up(
     ] = None,
     config: ConfigFile = None,
     log_format: Annotated[LogFormat | None, typer.Option(help="How to log, to standard error.")] = None,
+    abandon_keys: Annotated[
+        bool,
+        typer.Option(
+            "--abandon-keys", help="Go on without the keys of all active authorities: they are gone for good."
+        ),
+    ] = False,
 ) -> None:
     """Run server and agent in one process."""
     from meshca.cli.config import read
@@ -60,7 +66,7 @@ def up(
         "admin_socket": admin_socket,
         "log_format": log_format,
     }
-    run_up(lambda: read(config, **flags))
+    run_up(lambda: read(config, **flags), abandon_keys=abandon_keys)
 
 
 @app.command()
@@ -102,6 +108,7 @@ def health(*, socket: AdminSocket = "", output: Output = Format.TABLE) -> None:
         output,
         lambda: [
             "ready" if found.ready else "not ready",
+            *_alarms(found),
             facts((c.name, f"{'ok' if c.healthy else 'FAILS'}  {c.text}") for c in found.checks),
         ],
     )
@@ -135,12 +142,17 @@ def _status(socket: str, within: float = 60.0) -> "pb.StatusResponse":
     return found
 
 
+def _alarms(found: "pb.StatusResponse") -> list[RenderableType]:
+    from meshca.cli.values import printable
+
+    return [f"ALARM: {printable(alarm)}" for alarm in found.alarms]
+
+
 def _status_tables(found: "pb.StatusResponse") -> list[RenderableType]:
     from meshca.cli.authority import authority_tables
     from meshca.cli.output import facts, left, rows
-    from meshca.cli.values import printable
 
-    tables: list[RenderableType] = [f"ALARM: {printable(alarm)}" for alarm in found.alarms]
+    tables: list[RenderableType] = _alarms(found)
     tables.append(
         facts(
             [

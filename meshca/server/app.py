@@ -10,6 +10,7 @@ import grpc
 
 from meshca.authority.holders import Ledger
 from meshca.authority.issue import Issuer
+from meshca.authority.keyring import Keyring
 from meshca.authority.recorder import Note, Recorder
 from meshca.authority.rotation import Rotation
 from meshca.authority.slots import Rules
@@ -71,7 +72,7 @@ class Surroundings:
 class CAServer:
     """The server. `start` before anything else; then its chores must run."""
 
-    def __init__(self, *, config: Config, ports: Ports, telemetry: Telemetry) -> None:
+    def __init__(self, *, config: Config, ports: Ports, telemetry: Telemetry, abandon_keys: bool = False) -> None:
         self._config = config
         self._ports = ports
         self._alarms: frozenset[str] = frozenset()
@@ -96,7 +97,7 @@ class CAServer:
         self.rotation = Rotation(
             trust_domain=config.trust_domain,
             journal=ports.journal,
-            keys=ports.keys,
+            keys=Keyring(ports.keys, abandon=abandon_keys),
             issuer=self._issuer,
             ledger=self.ledger,
             recorder=self.recorder,
@@ -115,7 +116,7 @@ class CAServer:
             clock=ports.clock,
             telemetry=telemetry,
         )
-        self.readiness = Readiness(self_test=self._self_test, clock=ports.clock)
+        self.readiness = Readiness(self_test=self._self_test, trouble=lambda: self.recorder.failure, clock=ports.clock)
 
     async def start(self) -> None:
         """Go on from the store. Raises CannotStart, StoreUnavailable."""

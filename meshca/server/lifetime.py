@@ -1,4 +1,7 @@
-"""How long the process runs, and what it hears meanwhile: SIGTERM and SIGINT end it, SIGHUP loads the configuration again."""
+"""How long the process runs, what it says and what it hears meanwhile.
+
+It says `ready` once it can sign. SIGTERM and SIGINT end it, SIGHUP loads the configuration again.
+"""
 
 import asyncio
 import gc
@@ -11,11 +14,15 @@ from meshca import logs
 from meshca.config import Config, reloadable
 from meshca.errors import MeshcaError
 from meshca.notify import Notify
+from meshca.server.readiness import Readiness
 
 Load = Callable[[], Config]
 
 logger = logging.getLogger(__name__)
 
+
+TRY_AGAIN = 1.0
+"""Seconds from one try to get ready to the next."""
 
 LAST_WORDS = 1.0
 """Seconds for calls that were cut off to notice it."""
@@ -47,6 +54,20 @@ async def outlasting_calls() -> AsyncIterator[None]:
             await asyncio.wait(others, timeout=LAST_WORDS)
 
 
+async def until_ready(readiness: Readiness, notify: Notify, say: Callable[[str], None]) -> None:
+    """Say that we are ready once we are; until then say why we are not, and go on trying."""
+    told = ""
+    while not (found := readiness.check())[0]:
+        if found[1] != told:
+            say(f"not ready: {found[1]} (it goes on trying)")
+        told = found[1]
+        notify.waiting(told)
+        await asyncio.sleep(TRY_AGAIN)
+        await readiness.test()
+    say("ready")
+    notify.ready()
+
+
 async def until_told(config: Config, load: Load, apply: Callable[[Config], None], notify: Notify) -> None:
     """Wait for SIGTERM or SIGINT; at each SIGHUP, load the configuration again and `apply` what can be."""
     loop, told, hangup = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
@@ -58,7 +79,8 @@ async def until_told(config: Config, load: Load, apply: Callable[[Config], None]
         notify.reloading()
         config = _reload(config, load)
         apply(config)
-        notify.ready()
+        notify.reloaded()
+    logger.info("stopping")
 
 
 async def _first(*events: asyncio.Event) -> asyncio.Event:

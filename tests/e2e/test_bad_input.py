@@ -318,6 +318,7 @@ async def test_on_a_full_disk_nothing_is_signed_what_is_valid_is_served_and_it_r
                     await client.authorities.Prepare(pb.KindRequest(kind=kind))
             status = await client.status.Status(pb.Empty())
             assert any("nothing can be recorded, so nothing is signed" in alarm for alarm in status.alarms)
+            assert (status.ready, "the disk" in status.checks[0].text) == (False, True), "at once, and not by and by"
             async with witness(server.sockets["a"]) as late:
                 assert late.svid.chain == workload.svid.chain, "what is valid is served"
             head = status.audit_head

@@ -5,8 +5,12 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import stat
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -136,6 +140,8 @@ async def test_it_says_where_everything_is_serves_it_and_leaves_nothing_behind_a
         assert 'meshca_authorities{kind="root",state="active"} 1.0' in metrics
 
         await server.stop()
+        (stopping,), (stopped,) = events(server, "stopping"), events(server, "stopped")
+        assert str(stopping["time"]) <= str(stopped["time"])
         assert server.process is not None
         assert server.process.returncode == 0
         assert names(tmp_path) == ["data", "meshca.toml", "server.log"]
@@ -311,6 +317,77 @@ async def test_a_key_that_is_lost_is_replaced_without_help_while_leaves_and_bund
             assert (status.ready, list(status.alarms)) == (True, [])
             await client.audit.Verify(pb.VerifyAuditRequest())
         assert workload.denials == []
+
+
+def moved_away(server: Server) -> None:
+    """As when their disk is not mounted."""
+    (server.directory / "data/keys").rename(server.directory / "away")
+
+
+def put_back(server: Server) -> None:
+    shutil.rmtree(server.directory / "data/keys")
+    (server.directory / "away").rename(server.directory / "data/keys")
+
+
+def all_spoilt(server: Server) -> None:
+    shutil.copytree(server.directory / "data/keys", server.directory / "away")
+    for key in key_files(server).values():
+        os.truncate(key, 100)
+
+
+@pytest.mark.parametrize("lose", [moved_away, all_spoilt])
+async def test_without_any_key_it_does_not_start_says_what_is_missing_and_goes_on_when_they_are_back(
+    tmp_path: Path, lose: Callable[[Server], None]
+):
+    async with running_server(tmp_path, ["a"], settings=SETTINGS) as server:
+        async with connect(server.admin_socket) as client:
+            before = await active(client)
+        await server.stop()
+        lose(server)
+        told = await refusal(server)
+        assert "\nerror: no active authority has its key:\n" in told
+        for kind, key_id in before.items():
+            assert f"{kind} {key_id}: " in told
+            assert f"{tmp_path}/data/keys/{key_id}.pem" in told
+        assert "Put the keys back" in told
+        assert "meshca up --abandon-keys" in told
+
+        put_back(server)
+        await server.start()
+        async with connect(server.admin_socket) as client:
+            assert await active(client) == before
+
+
+async def test_with_the_keys_abandoned_it_serves_but_is_ready_only_once_it_can_sign(tmp_path: Path):
+    async with running_server(tmp_path, ["a"], settings=SETTINGS) as server:
+        async with connect(server.admin_socket) as client:
+            await client.svids.Mint(pb.MintRequest(spiffe_id="spiffe://mesh.local/m", csr=CSR))
+        await server.stop()
+        shutil.rmtree(tmp_path / "data/keys")
+        flags = ["--abandon-keys", f"--config={tmp_path}/meshca.toml", f"--socket=a={tmp_path}/a.sock"]
+        command = [sys.executable, "-m", "meshca", "up", *flags]
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as systemd:
+            systemd.bind(str(tmp_path / "notify"))
+            environ = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+            up = await asyncio.create_subprocess_exec(*command, env=environ, stdout=PIPE, stderr=DEVNULL)
+            assert up.stdout is not None
+            while not (said := (await up.stdout.readline()).decode()).startswith("not ready: "):
+                assert said not in {"", "ready\n"}
+            assert "cannot sign: no intermediate is active" in said
+            told = await asyncio.get_running_loop().sock_recv(systemd, 1000)
+            assert told.startswith(b"EXTEND_TIMEOUT_USEC=60000000\nSTATUS=not ready: cannot sign")
+            async with connect(server.admin_socket) as client:
+                status = await client.status.Status(pb.Empty())
+                assert not status.ready
+                assert [holder.name for holder in status.behind] == [f"mint/{os.geteuid()}"]
+                (prepared,) = [each for each in await roots(client) if each.state == "prepared"]
+                await client.authorities.Activate(pb.AuthorityRequest(id=prepared.id, force=True))
+            assert await up.stdout.readline() == b"ready\n"
+            while b"READY=1" not in told:
+                told = await asyncio.get_running_loop().sock_recv(systemd, 1000)
+            up.terminate()
+            assert await up.wait() == 0
+        await server.start()
 
 
 async def test_keys_are_encrypted_with_a_passphrase_and_a_wrong_one_starts_nothing_and_loses_nothing(tmp_path: Path):

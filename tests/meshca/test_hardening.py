@@ -46,10 +46,16 @@ def test_systemd_is_told_when_we_are_ready_reload_and_stop(tmp_path: Path, *, ab
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(address.replace("@", "\0"))
         notify = Notify(clock=SystemClock(), environ={"NOTIFY_SOCKET": address})
+        notify.reloading()
+        notify.reloaded()
+        notify.waiting("no disk")
         notify.ready("serving 3 sockets")
         notify.reloading()
+        notify.reloaded()
         notify.stopping()
-        ready, reloading, stopping = (manager.recv(1000).decode() for _ in range(3))
+        waiting, ready, reloading, reloaded, stopping = (manager.recv(1000).decode() for _ in range(5))
+    assert waiting == "EXTEND_TIMEOUT_USEC=60000000\nSTATUS=not ready: no disk", "and nothing of a reload before"
+    assert reloaded == "READY=1\nSTATUS=ready"
     assert ready == "READY=1\nSTATUS=serving 3 sockets"
     assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
     assert int(reloading.rpartition("=")[2]) > 0

@@ -18,6 +18,7 @@ from meshca.adapters.keys_memory import MemoryKeyManager
 from meshca.adapters.store_memory import MemoryAuditLog, MemoryJournal
 from meshca.authority.holders import Ledger
 from meshca.authority.issue import Issuer, Order
+from meshca.authority.keyring import Keyring
 from meshca.authority.recorder import Recorder
 from meshca.authority.rotation import Rotation
 from meshca.authority.slots import MAX_ROOTS, Rules
@@ -44,6 +45,7 @@ class Kernel:
     keys: KeyManager = field(default_factory=MemoryKeyManager)
     journal: Journal = field(default_factory=MemoryJournal)
     audit: AuditLog = field(default_factory=MemoryAuditLog)
+    abandon_keys: bool = False
     rules: Rules = RULES
     key_types: Mapping[Kind, KeyType] = field(default_factory=lambda: KEY_TYPES)
     shorten: float = 0.0
@@ -73,7 +75,7 @@ class Kernel:
         self.rotation = Rotation(
             trust_domain=OURS,
             journal=self.journal,
-            keys=self.keys,
+            keys=Keyring(self.keys, abandon=self.abandon_keys),
             issuer=self.issuer,
             ledger=self.ledger,
             recorder=self.recorder,

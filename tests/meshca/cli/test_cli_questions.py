@@ -36,6 +36,8 @@ def test_health_exits_0_when_ready_and_1_for_everything_else(admin: ScriptedServ
     healthy = run("health", "-o", "json")
     assert (healthy.code, healthy.json["ready"]) == (Exit.OK, True)
 
+    assert run("health").out.splitlines()[:2] == ["ready", "ALARM: root aa11 waits for 1 holder since 20m"]
+
     admin.answers["Status.Status"] = pb.StatusResponse(checks=[pb.HealthCheck(name="store", text="disk is full")])
     sick = run("health")
     assert (sick.code, sick.out.splitlines()[0]) == (Exit.FAILED, "not ready")
