@@ -27,6 +27,7 @@ from meshca.clock import SystemClock
 from meshca.config import Config, read_passphrase
 from meshca.errors import Refused
 from meshca.hardening import harden
+from meshca.model import Selector
 from meshca.notify import Notify
 from meshca.ports import KeyManager
 from meshca.proto import admin_pb2 as pb
@@ -37,6 +38,7 @@ from meshca.server.convert import entry_message
 from meshca.server.http_api import serve_http
 from meshca.server.lifetime import Load, outlasting_calls, settle_heap, until_ready, until_told
 from meshca.telemetry import Telemetry
+from sds.endpoint import Endpoint
 from sds.gate import Gate, GateLimits, raise_open_files
 from sds.listen import WorkloadLimits, serve_workloads
 from sds.sds_api import StrangerLimits
@@ -88,13 +90,36 @@ async def _up(config: Config, load: Load, *, abandon_keys: bool) -> None:
         await stack.enter_async_context(serve_admin(server, admins, around))
         if config.http.enabled:
             await stack.enter_async_context(_http(config, server, telemetry, gate))
+        routing = tasks.create_task(_route(config, server), name="router")
         settle_heap()
         _say(*_places(config))
         starting = tasks.create_task(until_ready(server.readiness, notify, _say), name="until ready")
         await until_told(config, load, admins.apply, notify)
         notify.stopping()
         starting.cancel()
+        routing.cancel()
         running.cancel()
+
+
+async def _route(config: Config, server: CAServer) -> None:
+    """Run a routing server if one is wanted: an ordinary workload, of an entry that is made for it. Raises CannotStart."""
+    if config.router.config_dir is None:
+        return
+    from meshca.router.app import RouterSettings, running_router  # noqa: PLC0415 - Envoy's API, for those who route
+
+    await server.give_router_identity(Selector("socket", config.router_socket.name))
+    settings = RouterSettings(
+        directory=config.router.config_dir,
+        endpoint=Endpoint.at(config.router_socket.path),
+        address=config.router.address,
+        port=config.router.port,
+        domain=config.router.domain,
+        status_socket=config.router_status_socket,
+        now=CLOCK.now,
+    )
+    async with running_router(settings) as running:
+        _say(f"proxies       {config.router.address}:{running.port} (xDS, mutual TLS)")
+        await asyncio.Event().wait()
 
 
 def _ports(config: Config, store: Store) -> Ports:
@@ -120,8 +145,13 @@ def _workloads(config: Config, server: CAServer) -> Workloads:
 
 
 def _workload_sockets(config: Config, workloads: Workloads, telemetry: Telemetry) -> AbstractAsyncContextManager[Gate]:
+    own = (config.router_socket,) if config.router.config_dir else ()
     return serve_workloads(
-        sockets=config.socket_specs, provider=workloads, now=CLOCK.now, observer=telemetry, limits=_limits(config)
+        sockets=(*config.socket_specs, *own),
+        provider=workloads,
+        now=CLOCK.now,
+        observer=telemetry,
+        limits=_limits(config),
     )
 
 

@@ -46,6 +46,10 @@ def up(
     admin_socket: Annotated[
         Path | None, typer.Option(metavar="PATH", parser=given_path, help="The admin socket (0600).")
     ] = None,
+    config_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", parser=given_path, help="Run a routing server, too, with this configuration."),
+    ] = None,
     config: ConfigFile = None,
     log_format: Annotated[LogFormat | None, typer.Option(help="How to log, to standard error.")] = None,
     abandon_keys: Annotated[
@@ -64,6 +68,7 @@ def up(
         "data_dir": data_dir,
         "socket": socket,
         "admin_socket": admin_socket,
+        "config_dir": config_dir,
         "log_format": log_format,
     }
     run_up(lambda: read(config, **flags), abandon_keys=abandon_keys)

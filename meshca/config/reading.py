@@ -26,6 +26,7 @@ FLAGS: Mapping[str, KeyPath] = {
     "trust_domain": ("trust_domain",),
     "data_dir": ("data_dir",),
     "admin_socket": ("admin_socket",),
+    "config_dir": ("router", "config_dir"),
     "log_format": ("log", "format"),
     "log_level": ("log", "level"),
 }
@@ -46,7 +47,7 @@ _TABLES = {"sockets"} | {
     for name, field in Config.model_fields.items()
     if isinstance(field.get_default(call_default_factory=True), Section)
 }
-_PATH_FLAGS = {"data_dir", "admin_socket"}
+_PATH_FLAGS = {"data_dir", "admin_socket", "config_dir"}
 _MOST_FILE_BYTES = 1024 * 1024
 _MOST_SHOWN = 200
 _TYPES = {

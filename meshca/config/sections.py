@@ -93,6 +93,30 @@ class HTTP(Section):
     )
 
 
+class Router(Section):
+    """`[router]`: a routing server in the same process, for Envoys that take their routes from a directory."""
+
+    config_dir: AbsolutePath | None = Field(
+        default=None,
+        description="The directory of its configuration, which is watched. None: no routing server.",
+    )
+    address: Annotated[str, BeforeValidator(values.address)] = Field(
+        default="127.0.0.1",
+        description="Where proxies dial. Loopback, since the proxies of a laptop are there; others dial over the network, by mutual TLS.",
+    )
+    port: int = Field(
+        default=15010,
+        ge=0,
+        le=65535,
+        description="Which port; 0 takes a free one and says it. Fixed, so that bootstraps can name it.",
+    )
+    domain: str = Field(
+        default="cluster.local",
+        min_length=1,
+        description="What the short name of a service stands for ends in, as in Kubernetes: NAME.NAMESPACE.svc.DOMAIN.",
+    )
+
+
 class Log(Section):
     """`[log]`: events, one a line, to standard error."""
 

@@ -19,6 +19,7 @@ from meshca.config.sections import (
     KeyManager,
     Limits,
     Log,
+    Router,
     Section,
     Socket,
     SocketName,
@@ -70,6 +71,7 @@ class Config(Section):
         json_schema_extra={"default": "one named `default`, `workload.sock` beside the admin socket's default"},
     )
     http: HTTP = Field(default_factory=HTTP)
+    router: Router = Field(default_factory=Router)
     log: Log = Field(default_factory=Log)
     authority: Authority = Field(default_factory=Authority)
     key_manager: KeyManager = Field(default_factory=KeyManager)
@@ -89,6 +91,16 @@ class Config(Section):
             SocketSpec(name=name, path=each.path, mode=each.mode, group=_group(each.group))
             for name, each in self.sockets.items()
         )
+
+    @property
+    def router_socket(self) -> SocketSpec:
+        """Where the routing server of this process gets its identity: for this user only, as the selector `socket:meshca-router`."""
+        return SocketSpec(name="meshca-router", path=self.admin_socket.with_name("router-workload.sock"), mode=0o600)
+
+    @property
+    def router_status_socket(self) -> Path:
+        """Where the routing server of this process tells how it is."""
+        return self.admin_socket.with_name("router.sock")
 
     @property
     def keys_directory(self) -> Path:

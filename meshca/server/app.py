@@ -16,7 +16,7 @@ from meshca.authority.rotation import Rotation
 from meshca.authority.slots import Rules
 from meshca.authority.steady import SteadyClock
 from meshca.config import Config
-from meshca.model import AuditKind, HolderReport, Kind
+from meshca.model import ROUTER_PATH, AuditKind, Entry, HolderReport, Kind, Selector
 from meshca.ports import AuditLog, BundleStore, Clock, EntryStore, Journal, KeyManager
 from meshca.proto import admin_pb2_grpc as rpc
 from meshca.server.admin import Identify
@@ -32,8 +32,10 @@ from meshca.server.status_api import Backup, Explain, Sources, StatusAPI
 from meshca.server.svid_api import SVIDAPI
 from meshca.telemetry import Standing, Telemetry
 from sds.caller import UnixPeer
+from spiffe.id import SpiffeID
 
 WRITER = "server"
+OWN_SOURCE, ROUTER_ENTRY = "meshca", "meshca-router"
 SELF_TEST_EVERY = timedelta(seconds=20)
 EXPIRE_EVERY = timedelta(seconds=5)
 REAP_EVERY = timedelta(seconds=15)
@@ -139,6 +141,16 @@ class CAServer:
             "ended processes": (REAP_EVERY, self._reap),
             "audit head": (SIGN_HEAD_EVERY, self.rotation.sign_head),
         }
+
+    async def give_router_identity(self, selector: Selector) -> None:
+        """Let the routing server of this process be one: make its entry, unless it is there."""
+        spiffe_id, now = SpiffeID(self._config.trust_domain, ROUTER_PATH), self._ports.clock.now()
+        entry = Entry(
+            id=ROUTER_ENTRY, spiffe_id=spiffe_id, selectors=frozenset({selector}), created_at=now, source=OWN_SOURCE
+        )
+        if self.registry.find(entry.id) is None:
+            await self.registry.create(entry)
+            logger.info("entry made for the routing server", extra={"entry": entry.id, "spiffe_id": str(spiffe_id)})
 
     def add_admin_services(self, server: grpc.aio.Server, identify: Identify, around: Surroundings) -> None:
         """Serve the admin API."""

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from meshca.client import connect
-from meshca.demo.envoys import envoy_binary, stop
+from meshca.demo.envoys import envoy_binary, running_envoy, stop
 from meshca.demo.server import register, running_server
 from tests.support.command import meshca
-from tests.support.routed import ROUTER, SERVICES, Replica, application, free_port
+from tests.support.routed import ROUTER, SERVICES, Replica, application, free_port, sidecar
 from tests.support.wait import until
 
 pytestmark = pytest.mark.envoy
@@ -102,3 +102,46 @@ async def status(socket: Path) -> Any:
 
 async def told(socket: Path, problem: str) -> bool:
     return any(each.startswith(problem) for each in (await status(socket))["problems"])
+
+
+async def test_up_runs_a_router_too_which_gets_its_identity_as_any_workload_does(tmp_path: Path):
+    config, outbound, router_port = tmp_path / "config", free_port(), free_port()
+    config.mkdir()
+    settings = SETTINGS.replace("{config}", str(config)).replace("{port}", str(router_port))
+    async with running_server(tmp_path, ["api", "web"], settings=settings) as server, application("hello") as app_port:
+        replica = Replica(name="api", version="v1", port=free_port(), app_port=app_port, account="api")
+        async with connect(server.admin_socket) as client:
+            for name in ("api", "web"):
+                await register(client, f"spiffe://mesh.local/ns/default/sa/{name}", f"socket:{name}")
+        await until(lambda: "proxies " in server.log())
+        api = sidecar(server, "api", router_port, app_ports={replica.port: app_port})
+        web = sidecar(server, "web", router_port, app_ports={}, outbound_port=outbound)
+        async with (
+            running_envoy("api", api, tmp_path / "api"),
+            running_envoy("web", web, tmp_path / "web"),
+        ):
+            assert "502" in await asked(outbound, "api-server")
+            (config / "services.yaml").write_text(SERVICES.format() + replica.entry)
+            await until(lambda: answered(outbound, "api-server", "HTTP/1.1 200 OK hello"))
+            said = await status(tmp_path / "router.sock")
+            assert {each["node"] for each in said["proxies"]} == {"api", "web"}
+        await server.stop()
+        assert server.process is not None
+        assert server.process.returncode == 0
+        assert "Traceback" not in server.log()
+        await server.start()
+        await until(lambda: server.log().count("proxies ") == 2)
+
+
+SETTINGS = """\
+trust_domain = "mesh.local"
+data_dir = "{directory}/data"
+admin_socket = "{directory}/admin.sock"
+
+[http]
+enabled = false
+
+[router]
+config_dir = "{config}"
+port = {port}
+"""

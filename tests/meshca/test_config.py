@@ -53,6 +53,12 @@ enabled = false
 address = "::1"
 port = 0
 
+[router]
+config_dir = "/etc/mesh"
+address = "0.0.0.0"
+port = 15011
+domain = "example.org"
+
 [log]
 format = "json"
 level = "debug"

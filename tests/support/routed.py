@@ -232,10 +232,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def sidecar(mesh_server: Server, name: str, router_port: int, *, app_ports: Mapping[int, int]) -> BootstrapSpec:
+def sidecar(
+    mesh_server: Server, name: str, router_port: int, *, app_ports: Mapping[int, int], outbound_port: int = 0
+) -> BootstrapSpec:
     """The bootstrap of one sidecar, as `meshca envoy bootstrap --router` prints it."""
     link = RouterLink(
-        host="127.0.0.1", port=router_port, identity=ROUTER, address="127.0.0.1", outbound_port=0, app_ports=app_ports
+        host="127.0.0.1",
+        port=router_port,
+        identity=ROUTER,
+        address="127.0.0.1",
+        outbound_port=outbound_port,
+        app_ports=app_ports,
     )
     return BootstrapSpec(
         node_id=name,
