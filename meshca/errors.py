@@ -1,5 +1,7 @@
 """All that this package raises. Types exist only where someone catches them; the admin API maps each to a gRPC status in one table."""
 
+from typing import Literal
+
 
 class MeshcaError(Exception):
     """Root of everything that meshca raises. The text is for the person who reads it: what was wrong, with the value, and what to do."""
@@ -25,10 +27,16 @@ class Refused(MeshcaError):  # noqa: N818 - same
     """The request is well formed, but the state of the CA forbids it (FAILED_PRECONDITION)."""
 
 
-class IssuanceRefused(Refused):
-    """No certificate is signed. `reason` is a short stable label for metrics, such as `lint`, `csr`, `issuer_expiring`."""
+RefusalReason = Literal[
+    "clock", "csr", "issuer_expiring", "issuer_gone", "key_gone", "lint", "mismatch", "no_issuer", "self_test"
+]
+"""Short stable labels for metrics."""
 
-    def __init__(self, reason: str, text: str) -> None:
+
+class IssuanceRefused(Refused):
+    """No certificate is signed."""
+
+    def __init__(self, reason: RefusalReason, text: str) -> None:
         super().__init__(text)
         self.reason = reason
 

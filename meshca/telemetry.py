@@ -10,6 +10,7 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from meshca.errors import RefusalReason
 from meshca.model import Kind, Slots, State
 from sds.observe import Service
 
@@ -46,6 +47,8 @@ class Telemetry:
     def _count_issuance(self) -> None:
         self._issued = self._counter("meshca_svids_issued", "X.509-SVIDs signed and recorded.")
         self._refused = self._counter("meshca_issuance_refusals", "Requests that got no X.509-SVID.", "reason")
+        for reason in get_args(RefusalReason):  # seen as 0 from the start, or a rate would miss the first
+            self._refused.labels(reason)
         self._stages = self._histogram(
             "meshca_issuance_stage_seconds",
             "CPU time of a stage of issuance; `sign` is the key's.",
@@ -66,7 +69,7 @@ class Telemetry:
             "service",
         )
         self._shed = self._counter("meshca_connections_shed", "Connections closed at once, since a limit was reached.")
-        for service in get_args(Service):  # seen as 0 from the start, or a rate would miss the first
+        for service in get_args(Service):  # same
             for metric in (self._streams, self._pushes, self._acks, self._nacks, self._denials, self._delivery):
                 metric.labels(service)
 
@@ -90,8 +93,8 @@ class Telemetry:
         """Leaves were signed and recorded."""
         self._issued.inc(leaves)
 
-    def refused(self, reason: str) -> None:
-        """A leaf was refused; `reason` is that of IssuanceRefused."""
+    def refused(self, reason: RefusalReason) -> None:
+        """A leaf was refused."""
         self._refused.labels(reason).inc()
 
     def stage(self, name: str, seconds: float) -> None:

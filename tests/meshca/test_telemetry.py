@@ -1,9 +1,11 @@
 import re
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from meshca.errors import RefusalReason
 from meshca.model import Kind, State
 from meshca.telemetry import Standing, Telemetry
 from sds.observe import Observer
@@ -64,6 +66,11 @@ def test_streams_are_observed_by_service_and_start_at_zero(telemetry: Telemetry)
     assert found["meshca_denials_total{service=workload_api}"] == 1
     assert found["meshca_delivery_latency_seconds_sum{service=sds}"] == 0.02
     assert found["meshca_connections_shed_total"] == 1
+
+
+def test_each_reason_to_refuse_is_there_before_the_first_refusal(telemetry: Telemetry) -> None:
+    found = samples(telemetry)
+    assert {found[f"meshca_issuance_refusals_total{{reason={reason}}}"] for reason in get_args(RefusalReason)} == {0}
 
 
 def test_how_things_stand_is_what_it_is_at_each_scrape(telemetry: Telemetry) -> None:
