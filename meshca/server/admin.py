@@ -42,6 +42,9 @@ STATUS = (
 )
 
 
+PROBES = frozenset({"/meshca.admin.v1.Status/Status"})
+"""What is asked every few seconds, by whoever watches us."""
+
 _running: set[asyncio.Future[Any]] = set()  # the loop itself would forget a task that nobody waits for
 
 
@@ -80,7 +83,9 @@ def _unary(behaviour: Callable[[Any, Any], Awaitable[Any]], method: str) -> Call
         except Exception as error:  # the one place where errors become statuses
             await _end(context, method, error)
             raise AssertionError from error  # abort has raised
-        logger.info("admin call", extra={"method": method, "code": "OK"})
+        logger.log(
+            logging.DEBUG if method in PROBES else logging.INFO, "admin call", extra={"method": method, "code": "OK"}
+        )
         return response
 
     return call
