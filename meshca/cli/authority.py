@@ -9,6 +9,7 @@ import typer
 from rich.console import RenderableType
 from rich.table import Table
 
+from meshca.cli.exits import Exit, Failure
 from meshca.cli.options import AdminSocket, Format, Output
 from meshca.cli.output import console, document, emit, emit_event, facts, left, remark, rows, shown
 from meshca.cli.session import ask
@@ -30,6 +31,9 @@ AuthorityID = Annotated[str, typer.Argument(metavar="ID", help="The authority's 
 KindOption = Annotated[Kind, typer.Option("--kind", help="Which kind of authority.")]
 Guard = Annotated[Kind | None, typer.Option("--kind", help="Refuse if the authority is not of this kind.")]
 Force = Annotated[bool, typer.Option("--force", help="Do not wait for those who are behind; recorded.")]
+
+
+_SEE = "`meshca authority list` and `meshca status` show how far it is"
 
 
 @app.command("list")
@@ -93,20 +97,39 @@ def rotate(
     socket: AdminSocket = "",
     output: Output = Format.TABLE,
 ) -> None:
-    """Replace the active authority of a kind: prepare, publish, wait for everybody, activate, replace, drop."""
+    """Replace the active authority of a kind: prepare, publish, wait for everybody, activate, replace, drop.
+
+    Once it has begun the server goes on by itself, whoever stops watching, and after a restart too.
+    """
+    begun: list[pb.Progress] = []
 
     async def work(server: AdminClient) -> None:
         steps = server.authorities.Rotate(pb.KindRequest(kind=kind))
         if wait:
-            await show_steps(steps, output)
+            await show_steps(_kept(steps, begun), output)
             return
         async for step in steps:
             emit_event(document(step), output, step_line(step))
             break
         steps.cancel()
-        remark("the server goes on by itself: `meshca authority list` and `meshca status` show how far it is")
+        remark(f"the server goes on by itself: {_SEE}")
 
-    ask(socket, work, within=None)
+    try:
+        ask(socket, work, within=None)
+    except KeyboardInterrupt:
+        remark(f"{'the server' if begun else 'if it has begun, the server'} goes on by itself: {_SEE}")
+        raise
+    except Failure as failure:
+        if begun and failure.code is Exit.UNREACHABLE:
+            remark(f"the server ended in the middle of it, and goes on after its next start: {_SEE}")
+            raise Failure(failure.code) from failure
+        raise
+
+
+async def _kept(steps: AsyncIterator[pb.Progress], seen: list[pb.Progress]) -> AsyncIterator[pb.Progress]:
+    async for step in steps:
+        seen.append(step)
+        yield step
 
 
 async def show_steps(steps: AsyncIterator[pb.Progress], output: Format) -> None:
@@ -130,9 +153,15 @@ def step_line(step: pb.Progress) -> str:
 
 def authority_tables(authorities: Sequence[pb.Authority]) -> list[RenderableType]:
     """Authorities as a table, and below it what happens next to each."""
-    cells = ((a.kind, a.state, a.id, left(a.not_after), a.live_leaves) for a in authorities)
+    cells = ((a.kind, _state(a), a.id, left(a.not_after), a.live_leaves) for a in authorities)
     following = [printable(f"{a.kind} {a.id[:8]}: {a.next}") for a in authorities if a.next]
     return [rows(["KIND", "STATE", "ID", "ENDS IN", "LIVE"], cells), *([""] if following else []), *following]
+
+
+def _state(authority: pb.Authority) -> str:
+    """Its state for eyes, and that it is trusted no longer."""
+    distrusted = authority.leaving in {"tainted", "revoked"} - {authority.state}
+    return f"{authority.state}, {authority.leaving}" if distrusted else authority.state
 
 
 def _change(
@@ -157,7 +186,7 @@ def _authority_facts(authority: pb.Authority) -> Table:
         [
             ("id", authority.id),
             ("kind", authority.kind),
-            ("state", authority.state),
+            ("state", _state(authority)),
             ("issuer", authority.issuer_id),
             ("valid", f"{shown(authority.not_before)} to {shown(authority.not_after)}"),
             ("live leaves", authority.live_leaves),

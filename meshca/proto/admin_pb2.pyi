@@ -167,7 +167,7 @@ class AuthorityRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ..., force: _Optional[bool] = ..., kind: _Optional[str] = ...) -> None: ...
 
 class Authority(_message.Message):
-    __slots__ = ("id", "kind", "state", "issuer_id", "not_before", "not_after", "prepared_at", "activated_at", "certificate", "live_leaves", "next")
+    __slots__ = ("id", "kind", "state", "issuer_id", "not_before", "not_after", "prepared_at", "activated_at", "certificate", "live_leaves", "next", "leaving")
     ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -179,6 +179,7 @@ class Authority(_message.Message):
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     LIVE_LEAVES_FIELD_NUMBER: _ClassVar[int]
     NEXT_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
     id: str
     kind: str
     state: str
@@ -190,7 +191,8 @@ class Authority(_message.Message):
     certificate: bytes
     live_leaves: int
     next: str
-    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[str] = ..., issuer_id: _Optional[str] = ..., not_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., not_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prepared_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., activated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., certificate: _Optional[bytes] = ..., live_leaves: _Optional[int] = ..., next: _Optional[str] = ...) -> None: ...
+    leaving: str
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[str] = ..., issuer_id: _Optional[str] = ..., not_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., not_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prepared_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., activated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., certificate: _Optional[bytes] = ..., live_leaves: _Optional[int] = ..., next: _Optional[str] = ..., leaving: _Optional[str] = ...) -> None: ...
 
 class AuthorityList(_message.Message):
     __slots__ = ("authorities",)

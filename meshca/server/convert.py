@@ -165,6 +165,7 @@ def authority_message(slot: Slot, *, live_leaves: int, following: str) -> pb.Aut
         certificate=der(slot.certificate),
         live_leaves=live_leaves,
         next=following,
+        leaving=slot.leaving,
     )
 
 

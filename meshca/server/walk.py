@@ -62,6 +62,11 @@ class Walk:
 
 def following(slot: Slot, *, behind: Sequence[Holder], live: int) -> str:
     """What comes next for an authority, and after what."""
+    distrusted = f"{slot.leaving}; " if slot.leaving in {Leaving.TAINTED, Leaving.REVOKED} else ""
+    return distrusted + _next(slot, behind, live)
+
+
+def _next(slot: Slot, behind: Sequence[Holder], live: int) -> str:
     match slot.state:
         case State.PREPARED if slot.activation is Activation.BY_HAND:
             return f"waits for `meshca authority activate {slot.id}`"

@@ -63,10 +63,29 @@ async def test_rotate_without_waiting_leaves_after_the_first_step(admin: Scripte
 
 
 def test_a_rotation_that_fails_half_way_keeps_its_lines_and_says_why(admin: ScriptedServer, run: Run):
-    admin.answers["Authorities.Rotate"] = [
-        STEPS[0],
-        (grpc.StatusCode.UNAVAILABLE, "the server stops; it goes on after the start"),
-    ]
+    admin.answers["Authorities.Rotate"] = [STEPS[0], (grpc.StatusCode.UNAVAILABLE, "Stream removed")]
     outcome = run("authority", "rotate", "--kind", "root")
     assert (outcome.code, len(outcome.out.splitlines())) == (Exit.UNREACHABLE, 1)
-    assert "goes on after the start" in outcome.err
+    assert "goes on after its next start" in outcome.err
+    assert "Stream removed" not in outcome.err
+
+    admin.answers["Authorities.Rotate"] = [(grpc.StatusCode.UNAVAILABLE, "the disk is full")]
+    refused = run("authority", "rotate", "--kind", "root")
+    assert (refused.code, "the disk is full" in refused.err, "goes on" in refused.err) == (
+        Exit.UNREACHABLE,
+        True,
+        False,
+    )
+
+
+def test_who_is_trusted_no_longer_is_shown_as_such(admin: ScriptedServer, run: Run):
+    for state, leaving, shown in (
+        ("active", "tainted", "active, tainted"),
+        ("tainted", "tainted", "tainted"),
+        ("tainted", "revoked", "tainted, revoked"),
+        ("old", "rotated", "old"),
+    ):
+        authority = pb.Authority(id="aa11", kind="root", state=state, leaving=leaving)
+        admin.answers["Authorities.List"] = pb.AuthorityList(authorities=[authority])
+        assert f"root  {shown:5}  aa11" in run("authority", "list").out
+        assert run("authority", "list", "-o", "json").json["authorities"][0]["leaving"] == leaving

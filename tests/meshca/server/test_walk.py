@@ -65,9 +65,14 @@ def test_a_walk_tells_each_change_once_and_whom_it_waits_for():
         ({"state": State.PREPARED, "activation": Activation.BY_HAND}, 0, "waits for `meshca authority activate"),
         ({"state": State.PREPARED}, 0, "becomes active: waits for 1 holder"),
         ({"state": State.ACTIVE}, 2, "its successor is prepared at half of its life"),
-        ({"state": State.ACTIVE, "leaving": Leaving.TAINTED}, 2, "is replaced as soon as its successor is ready"),
+        (
+            {"state": State.ACTIVE, "leaving": Leaving.TAINTED},
+            2,
+            "tainted; is replaced as soon as its successor is ready",
+        ),
+        ({"state": State.ACTIVE, "leaving": Leaving.ROTATED}, 2, "is replaced as soon as its successor is ready"),
         ({"state": State.OLD}, 1, "leaves once 1 live leaf below it"),
-        ({"state": State.TAINTED}, 2, "leaves once 2 live leaves below it"),
+        ({"state": State.TAINTED, "leaving": Leaving.REVOKED}, 2, "revoked; leaves once 2 live leaves below it"),
         ({"state": State.OLD}, 0, "no live leaf is below it"),
     ],
 )
