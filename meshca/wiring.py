@@ -7,8 +7,9 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from meshca.agent.explain import Explanation
 from meshca.agent.workloads import Workloads
 from meshca.clock import SystemClock
 from meshca.config import Config, read_passphrase
-from meshca.errors import Refused
+from meshca.errors import CannotStart, Refused
 from meshca.hardening import harden
 from meshca.model import Selector
 from meshca.notify import Notify
@@ -35,13 +36,15 @@ from meshca.server.admin_socket import Admins, serve_admin
 from meshca.server.app import CAServer, Ports, Surroundings
 from meshca.server.chores import ticking
 from meshca.server.convert import entry_message
-from meshca.server.http_api import serve_http
+from meshca.server.http_api import check_address, serve_http
 from meshca.server.lifetime import Load, outlasting_calls, settle_heap, until_ready, until_told
 from meshca.telemetry import Telemetry
 from sds.endpoint import Endpoint
+from sds.errors import SDSError
 from sds.gate import Gate, GateLimits, raise_open_files
 from sds.listen import WorkloadLimits, serve_workloads
 from sds.sds_api import StrangerLimits
+from sds.unix_socket import SocketSpec, check_free
 
 Store = SqlStore | MemoryStore
 
@@ -76,6 +79,8 @@ async def _up(config: Config, load: Load, *, abandon_keys: bool) -> None:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(outlasting_calls())
         stack.enter_context(data_directory.held(config.data_dir))
+        admins = Admins(config)
+        _check_places(config, admins)
         store = await stack.enter_async_context(_open_store(config))
         telemetry, notify = Telemetry(version=version("meshca")), Notify(clock=CLOCK)
         server = CAServer(config=config, ports=_ports(config, store), telemetry=telemetry, abandon_keys=abandon_keys)
@@ -85,7 +90,6 @@ async def _up(config: Config, load: Load, *, abandon_keys: bool) -> None:
         running = tasks.create_task(workloads.run(), name="workloads")
         await stack.enter_async_context(ticking(server.chores, CLOCK))
         gate = await stack.enter_async_context(_workload_sockets(config, workloads, telemetry))
-        admins = Admins(config)
         around = _surroundings(config, store, workloads, telemetry)
         await stack.enter_async_context(serve_admin(server, admins, around))
         if config.http.enabled:
@@ -120,6 +124,28 @@ async def _route(config: Config, server: CAServer) -> None:
     async with running_router(settings) as running:
         _say(f"proxies       {config.router.address}:{running.port} (xDS, mutual TLS)")
         await asyncio.Event().wait()
+
+
+def _sockets(config: Config) -> tuple[SocketSpec, ...]:
+    """The workload sockets, that of the routing server with them."""
+    return (*config.socket_specs, *([config.router_socket] if config.router.config_dir else []))
+
+
+def _check_places(config: Config, admins: Admins) -> None:
+    """Find out about all places where we cannot listen before there is a store or a key. Raises CannotStart."""
+    checks: list[Callable[[], None]] = [partial(check_free, each) for each in (*_sockets(config), admins.socket)]
+    if config.http.enabled:
+        checks.append(partial(check_address, config.http.address, config.http.port))
+    if wrong := [str(error) for check in checks if (error := _error_of(check))]:
+        raise CannotStart("\n  ".join(wrong))
+
+
+def _error_of(check: Callable[[], None]) -> Exception | None:
+    try:
+        check()
+    except (CannotStart, SDSError) as error:
+        return error
+    return None
 
 
 def _ports(config: Config, store: Store) -> Ports:

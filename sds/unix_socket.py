@@ -68,14 +68,28 @@ def check_path(path: Path) -> None:
         raise SDSError(f"socket path {path} has {length} bytes, the limit is {LONGEST_PATH}")
 
 
+def check_free(spec: SocketSpec) -> None:
+    """Raise SDSError, as `listen` would, for whatever can be known of it beforehand. Changes nothing."""
+    try:
+        directory = next(each for each in spec.path.parents if each.exists())
+        if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+            raise _refused(spec.path, f"{directory} is no directory that we may write")
+        _is_stale(spec.path)
+    except OSError as error:
+        raise _refused(spec.path, error.strerror or str(error)) from error
+    if spec.group is not None:
+        _group_id(spec.group)
+
+
 def listen(spec: SocketSpec) -> Listener:
     """Listen at the path; make its directory (0755) if there is none. Raises SDSError, naming the path, if that cannot be."""
     try:
         _make_directory(spec.path.parent)
-        _make_room(spec.path)
+        if _is_stale(spec.path):
+            spec.path.unlink(missing_ok=True)
         return _bind(spec)
     except OSError as error:
-        raise SDSError(f"socket {spec.path} cannot be opened: {error.strerror or error}") from error
+        raise _refused(spec.path, error.strerror or str(error)) from error
 
 
 def _make_directory(directory: Path) -> None:
@@ -84,19 +98,23 @@ def _make_directory(directory: Path) -> None:
         directory.chmod(0o755)  # whatever the umask
 
 
-def _make_room(path: Path) -> None:
-    """Remove a socket that nobody listens on any more. Raises SDSError for anything else that is there."""
+def _is_stale(path: Path) -> bool:
+    """Whether a socket is there that nobody listens on any more. Raises SDSError for anything else that is there."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
-        return
+        return False
     if not stat.S_ISSOCK(mode):
-        raise SDSError(f"socket {path} cannot be opened: something that is not a socket is there")
+        raise _refused(path, "something that is not a socket is there")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         code = probe.connect_ex(str(path))
     if code not in (errno.ECONNREFUSED, errno.ENOENT):
-        raise SDSError(f"socket {path} cannot be opened: a running server listens there")
-    path.unlink(missing_ok=True)
+        raise _refused(path, "a running server listens there")
+    return True
+
+
+def _refused(path: Path, reason: str) -> SDSError:
+    return SDSError(f"socket {path} cannot be opened: {reason}")
 
 
 def _bind(spec: SocketSpec) -> Listener:

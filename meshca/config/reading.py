@@ -127,10 +127,18 @@ def _flags(overrides: Mapping[str, Any]) -> dict[KeyPath, Said]:
 
 def _socket_flags(flags: list[str]) -> dict[KeyPath, Said]:
     found: dict[KeyPath, Said] = {}
-    for name, table in map(parse_socket_flag, flags):
+    wrong: list[str] = []
+    for flag in flags:
+        try:
+            name, table = parse_socket_flag(flag)
+        except InvalidInput as error:
+            wrong.append(str(error))
+            continue
         if ("sockets", name) in found:
-            raise InvalidInput(f"--socket: the name {name!r} is given twice")
+            wrong.append(f"--socket: the name {name!r} is given twice")
         found["sockets", name] = Said(table, "--socket")
+    if wrong:
+        raise InvalidInput("\n  ".join(wrong))
     return found
 
 

@@ -8,6 +8,7 @@ whoever opens enough of them takes all open files, and with these the whole serv
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import cast
@@ -29,6 +30,22 @@ MOST_CONNECTIONS = 64
 _DRAIN_SECONDS = 1.0
 
 
+def check_address(address: str, port: int) -> None:
+    """Raise CannotStart, as `serve_http` would, if nobody can listen there now."""
+    try:
+        with socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET):
+            pass
+    except OSError as error:
+        raise _taken(address, port, error) from error
+
+
+def _taken(address: str, port: int, error: OSError) -> CannotStart:
+    return CannotStart(
+        f"http can not listen at {address} port {port}: {error.strerror or error}. "
+        "Set http.port or http.address in the configuration to something else, or http.enabled = false"
+    )
+
+
 @asynccontextmanager
 async def serve_http(*, address: str, port: int, metrics: Callable[[], bytes], ready: Ready) -> AsyncIterator[int]:
     """Serve while the context is open; yield the port, which the kernel chose if it was 0. Raises CannotStart if it is taken."""
@@ -39,10 +56,7 @@ async def serve_http(*, address: str, port: int, metrics: Callable[[], bytes], r
         try:
             listener = await asyncio.get_running_loop().create_server(_bounded(runner), address, port)
         except OSError as error:
-            raise CannotStart(
-                f"http can not listen at {address} port {port}: {error.strerror or error}. "
-                "Set http.port or http.address in the configuration to something else, or http.enabled = false"
-            ) from error
+            raise _taken(address, port, error) from error
         bound: int = listener.sockets[0].getsockname()[1]
         logger.info("http listens", extra={"address": address, "port": bound})
         yield bound

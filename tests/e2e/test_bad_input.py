@@ -189,6 +189,10 @@ async def test_a_data_directory_that_is_not_right_is_refused_by_name_and_left_al
     assert not (tmp_path / "admin.sock").exists()
 
 
+def names(directory: Path) -> list[str]:
+    return sorted(each.name for each in directory.iterdir())
+
+
 def up(directory: Path, workload: object = None) -> list[object]:
     """A command line that starts a server in a directory."""
     workload = workload or directory / "w.sock"
@@ -230,6 +234,29 @@ async def test_a_socket_path_that_is_too_long_or_taken_is_named_and_what_is_ther
     assert ended.code == 1
     assert f"socket {taken} cannot be opened: something that is not a socket is there" in ended.err
     assert taken.read_text() == "mine\n"
+    assert names(tmp_path / "data") == ["lock"], "no store and no key yet: the trust domain is not bound"
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        file = tmp_path / "meshca.toml"
+        file.write_text(f"[http]\nport = {port}\n")
+        ended = await meshca(
+            *up(tmp_path, taken), "--socket", f"v={file}/v", "--socket=u=/u,group=nogr", "--config", file
+        )
+    assert ended.code == 1
+    for told in (
+        f"socket {taken} cannot",
+        f"socket {file}/v cannot",
+        "no group 'nogr'",
+        f"port {port}: Address already",
+    ):
+        assert told in ended.err, "all that is wrong at once"
+    assert names(tmp_path / "data") == ["lock"]
+
+    ended = await meshca(*up(tmp_path), "--socket", "w", "--socket", "x=/x,size=1", "--socket", f"w={taken}")
+    assert ended.code == 2
+    for told in ("'w' is not written NAME=PATH", "'size=1' is not one", "the name 'w' is given twice"):
+        assert told in ended.err
 
 
 async def test_the_socket_of_a_live_server_is_refused_and_one_that_a_kill_left_behind_is_replaced(tmp_path: Path):

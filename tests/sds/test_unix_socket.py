@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sds.errors import SDSError
-from sds.unix_socket import LONGEST_PATH, SocketSpec, listen
+from sds.unix_socket import LONGEST_PATH, SocketSpec, check_free, listen
 
 
 def spec(path: Path, **changes: object) -> SocketSpec:
@@ -63,6 +63,28 @@ def test_the_path_of_a_running_server_is_refused_and_left_alone(tmp_path: Path):
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "s"))
     first.close()
+
+
+def test_what_keeps_us_from_listening_is_known_beforehand_and_nothing_is_changed(tmp_path: Path):
+    check_free(spec(tmp_path / "new" / "s", group=os.getgid()))
+    assert not (tmp_path / "new").exists()
+    with socket.socket(socket.AF_UNIX) as crashed:
+        crashed.bind(str(tmp_path / "s"))
+    check_free(spec(tmp_path / "s"))
+    assert (tmp_path / "s").is_socket()
+
+    (tmp_path / "file").write_text("precious")
+    with socket.socket(socket.AF_UNIX) as live:
+        live.bind(str(tmp_path / "live"))
+        live.listen()
+        for wrong, complaint in (
+            (spec(tmp_path / "file"), "something that is not a socket"),
+            (spec(tmp_path / "file" / "s"), "file is no directory that we may write"),
+            (spec(tmp_path / "live"), "a running server listens there"),
+            (spec(tmp_path / "t", group="no-such-group"), "no group 'no-such-group'"),
+        ):
+            with pytest.raises(SDSError, match=complaint):
+                check_free(wrong)
 
 
 @pytest.mark.parametrize("other", ["file", "directory", "link"])
