@@ -7,6 +7,7 @@ Rules:
 - The private socket lies in a directory that only our user can enter; a caller who did not come through the gate is refused.
 - An address is 128 random bits, since a guessable one could be bound by somebody else first, and is forgotten before it is set free.
 - One uid cannot take all connections, and the gate closes new ones before the process runs out of open files.
+- Nor can it take all memory: grpcio keeps unfinished messages, so the gate closes the connection that brings too many bytes of them.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from typing import Protocol, Self
 
 from sds.caller import Caller, UnixPeer
 from sds.errors import NotAuthorized, SDSError
+from sds.inflow import Inflow
 from sds.log_limit import LogLimit
 from sds.peer import Life, read_peer
 from sds.splice import Joint
@@ -63,7 +65,7 @@ def _count_nothing() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateLimits:
-    """How many connections may be open at once."""
+    """How many connections may be open at once, and what they may bring."""
 
     per_uid: int = 4096
     """Of one user: more than a busy host has processes, fewer than would starve the others."""
@@ -71,6 +73,8 @@ class GateLimits:
     """Of all users; None for as many as the open files allow."""
     reserved_files: int = 512
     """Open files that the gate leaves to the rest of the process, other gates included."""
+    unfinished_bytes: int = 128 * 1024 * 1024
+    """Of one user's messages that are not whole yet: the first requests of 2,000 Envoys, were all caught half-way."""
 
     def capacity(self) -> int:
         """Return how many connections are allowed, and fit into the soft limit of open files."""
@@ -117,6 +121,7 @@ class Gate:
         self._empty = asyncio.Event()
         self._empty.set()
         self._per_uid: Counter[int] = Counter()
+        self._unfinished: Counter[int] = Counter()
 
     @property
     def private(self) -> Path:
@@ -217,6 +222,11 @@ class Gate:
         self._on_shed()
         return NotAuthorized(text)
 
+    def _tell_closed(self, peer: UnixPeer) -> None:
+        self._on_shed()
+        reason = f"{self._limits.unfinished_bytes} bytes of unfinished messages of one user are the limit"
+        self._log.warning("connection closed", kind=peer.uid, socket=peer.socket, peer=str(peer), reason=reason)
+
     async def _pass_on(self, connection: socket.socket, peer: UnixPeer, life: Life) -> None:
         """Register the peer under a fresh address and join the connection to grpcio's private socket."""
         address = f"meshca-{secrets.token_hex(16)}"
@@ -231,8 +241,17 @@ class Gate:
                 if not self._joints:
                     self._empty.set()
                 self._per_uid -= Counter((peer.uid,))  # and with the last connection the uid goes
+                self._unfinished += Counter({peer.uid: inflow.clear()})
 
-        joint = Joint(on_loss=forget, on_end=end)
+        def received(content: memoryview) -> None:
+            self._unfinished[peer.uid] += inflow.feed(content)
+            if self._unfinished[peer.uid] > self._limits.unfinished_bytes:
+                self._unfinished[peer.uid] += inflow.clear()  # now: others of this user may stay
+                self._tell_closed(peer)
+                joint.abort()
+
+        inflow = Inflow()
+        joint = Joint(on_loss=forget, on_end=end, on_received=received)
         self._peers[address] = peer
         self._joints.add(joint)
         self._empty.clear()

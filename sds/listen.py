@@ -22,15 +22,18 @@ from sds.unix_socket import SocketSpec
 from sds.workload_api import WorkloadAPI
 from sds.workload_header import HeaderCheck
 
-_MOST_PENDING = 100_000
-_CALLS_PER_CONNECTION = 4
-"""As many as a proxy has on the average. A user with many connections may have so many times their limit, on whichever of them."""
+_MOST_PENDING = 16_384
+"""Calls that wait to be looked at: those of 2,000 proxies that come at once, twice. They are no user's yet."""
+_CALLS_PER_CONNECTION = 2
+"""On the average of as many connections as a user may have: 2,000 of them may still have the four calls of a busy proxy each."""
 _SERVICES = (sds_api.SERVICE, workload_api.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
 
 _OPTIONS = (
     ("grpc.server.max_pending_requests", _MOST_PENDING),  # a reconnect storm is served, not refused
     ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
-    ("grpc.max_concurrent_streams", 1000),  # of one connection: many times what a proxy needs
+    ("grpc.max_concurrent_streams", 100),  # of one connection: many times what a proxy needs
+    ("grpc.http2.lookahead_bytes", 16 * 1024),  # what a call's client may send before it is read
+    ("grpc.http2.bdp_probe", 0),  # which would make that 4 MiB
     ("grpc.so_reuseport", 0),
 )
 
@@ -45,6 +48,8 @@ class WorkloadLimits:
     """The largest message that is taken: Envoy's first request has 62 KB of node."""
     first_svid: float = 5.0
     """Seconds that a new Workload API caller waits for its first SVID before it is told to come again."""
+    first_request: float = 30.0
+    """Seconds that a call may take until its first request is there: clients send it at once, but all of them may do so."""
     drain: float = 1.0
     """Seconds for calls under way when the server stops; streams have no end of their own and are cut off then."""
 
@@ -66,7 +71,8 @@ async def serve_workloads(
     observer = observer or Silent()
     async with Gate(limits=limits.gate, on_shed=observer.connection_shed) as gate:
         options = (*_OPTIONS, ("grpc.max_receive_message_length", limits.message_bytes))
-        calls = CallLimit(identify=gate.identify, per_uid=_CALLS_PER_CONNECTION * limits.gate.per_uid)
+        most = _CALLS_PER_CONNECTION * limits.gate.per_uid
+        calls = CallLimit(identify=gate.identify, per_uid=most, patience=limits.first_request)
         server = grpc.aio.server(interceptors=(calls, HeaderCheck()), options=options)
         api = WorkloadAPI(
             provider=provider, identify=gate.identify, now=now, observer=observer, patience=limits.first_svid

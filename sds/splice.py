@@ -15,12 +15,13 @@ _RECEIVED = memoryview(bytearray(64 * 1024))
 class _Side(asyncio.BufferedProtocol):
     """One of the two sockets."""
 
-    __slots__ = ("lost", "other", "transport")
+    __slots__ = ("lost", "other", "received", "transport")
 
-    def __init__(self, lost: Callable[[], None]) -> None:
+    def __init__(self, lost: Callable[[], None], received: Callable[[memoryview], None]) -> None:
         self.transport: asyncio.Transport | None = None
         self.other = self
         self.lost = lost
+        self.received = received
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -29,6 +30,7 @@ class _Side(asyncio.BufferedProtocol):
         return _RECEIVED
 
     def buffer_updated(self, nbytes: int) -> None:
+        self.received(_RECEIVED[:nbytes])
         if self.other.transport is not None:
             self.other.transport.write(bytes(_RECEIVED[:nbytes]))
 
@@ -47,13 +49,26 @@ class _Side(asyncio.BufferedProtocol):
             self.other.transport.close()  # after what is left has been written
 
 
+def _ignore(_: memoryview) -> None:
+    return
+
+
 class Joint:
-    """Two joined sockets. `on_loss` is called when the first of them ends, while it still holds its address; `on_end` after both ended."""
+    """Two joined sockets. `on_loss` is called when the first of them ends, while it still holds its address; `on_end` after both ended.
+
+    `on_received` gets a view of what the near side sent, before that is passed on; it may abort.
+    """
 
     __slots__ = ("_left", "_on_end", "_on_loss", "_sides")
 
-    def __init__(self, *, on_loss: Callable[[], None], on_end: Callable[[], None]) -> None:
-        near, far = _Side(self._lost), _Side(self._lost)
+    def __init__(
+        self,
+        *,
+        on_loss: Callable[[], None],
+        on_end: Callable[[], None],
+        on_received: Callable[[memoryview], None] = _ignore,
+    ) -> None:
+        near, far = _Side(self._lost, on_received), _Side(self._lost, _ignore)
         near.other, far.other = far, near
         self._sides = (near, far)
         self._left = 2

@@ -95,6 +95,8 @@ class TypeRules:
     """P13: types that a client waits for again after this one changed, although they did not."""
     most_names: int = 10_000
     """A client that asks for more is refused."""
+    most_characters: int = 1_000_000
+    """Of all names together, likewise: a stream keeps them."""
 
 
 def _type(suffix: str) -> str:
@@ -102,7 +104,10 @@ def _type(suffix: str) -> str:
 
 
 SECRET = TypeRules(
-    type_url=_type("extensions.transport_sockets.tls.v3.Secret"), removal_ends_warming=True, most_names=100
+    type_url=_type("extensions.transport_sockets.tls.v3.Secret"),
+    removal_ends_warming=True,
+    most_names=100,
+    most_characters=16 * 1024,
 )
 ENDPOINT = TypeRules(type_url=_type("config.endpoint.v3.ClusterLoadAssignment"))
 CLUSTER = TypeRules(
@@ -134,9 +139,13 @@ def combined_version(parts: dict[str, str]) -> str:
 
 
 def check_names(rules: TypeRules, names: Collection[str]) -> None:
-    """Refuse what no client needs: too many names, or an overlong or empty one. Raises InvalidRequest."""
+    """Refuse what no client needs: too many names, too much of them, or an overlong or empty one. Raises InvalidRequest."""
     if len(names) > rules.most_names:
         raise InvalidRequest(f"{len(names)} names for {rules.type_url}, at most {rules.most_names} are served")
     for name in names:
         if not 0 < len(name) <= LONGEST_NAME:
             raise InvalidRequest(f"a resource name has 1 to {LONGEST_NAME} characters, not {len(name)}: {name[:64]!r}")
+    if (length := sum(map(len, names))) > rules.most_characters:
+        raise InvalidRequest(
+            f"names of {length} characters for {rules.type_url}, at most {rules.most_characters} are kept"
+        )

@@ -4,9 +4,11 @@ import subprocess
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from envoy.service.discovery.v3 import discovery_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -16,6 +18,7 @@ from sds.listen import WorkloadLimits
 from sds.proto import workload_pb2 as pb
 from sds.proto.workload_pb2_grpc import SpiffeWorkloadAPIStub
 from tests.support.grants import ScriptedProvider
+from tests.support.thin_client import FIRST_WINDOW, ThinStream, open_stream
 from tests.support.wait import until
 from tests.support.workloads import HEADER, Workloads, serving
 
@@ -196,21 +199,37 @@ async def test_a_message_larger_than_the_limit_is_refused(tmp_path: Path, limits
         assert await stream.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-@pytest.mark.parametrize("silent", [True, False], ids=["SDS streams that say nothing", "health watches"])
-async def test_one_user_has_so_many_calls_open_and_no_more_whatever_they_are(tmp_path: Path, *, silent: bool):
+SDS, HEALTH, WORKLOAD = (
+    "/envoy.service.secret.v3.SecretDiscoveryService",
+    "/grpc.health.v1.Health",
+    "/SpiffeWorkloadAPI",
+)
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+SINGLE = [f"{SDS}/FetchSecrets", f"{WORKLOAD}/FetchX509SVID", f"{WORKLOAD}/FetchX509Bundles", f"{HEALTH}/Check"]
+STREAMS = [f"{SDS}/StreamSecrets", f"{SDS}/DeltaSecrets", REFLECTION]
+
+
+def say_nothing(channel: grpc.aio.Channel, method: str) -> grpc.aio.Call:
+    """Open a call and send no request."""
+    return channel.stream_stream(method)(metadata=HEADER)
+
+
+def watch_health(channel: grpc.aio.Channel, _: str) -> grpc.aio.Call:
+    """Open a call that is served until its client has enough."""
+    return channel.unary_stream(f"{HEALTH}/Watch")(b"")
+
+
+@pytest.mark.parametrize(
+    ("call", "method"), [(watch_health, "Watch"), *((say_nothing, method) for method in [*SINGLE, *STREAMS])]
+)
+async def test_one_user_has_so_many_calls_open_and_no_more_whatever_they_are(tmp_path: Path, call: Any, method: str):
     limits = WorkloadLimits(gate=GateLimits(per_uid=2))
     async with serving(tmp_path, limits=limits) as workloads, workloads.channel() as channel:
-
-        def call() -> grpc.aio.Call:
-            if silent:
-                return channel.stream_stream("/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets")()
-            return channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")
-
-        calls = [call() for _ in range(9)]
+        calls = [call(channel, method) for _ in range(5)]
         await until(lambda: any(each.done() for each in calls))
         (refused,) = [each for each in calls if each.done()]
         assert await refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert await refused.details() == f"uid {os.getuid()} has 8 calls open, which is the limit"
+        assert await refused.details() == f"uid {os.getuid()} has 4 calls open, which is the limit"
         for each in calls:
             each.cancel()
 
@@ -218,3 +237,83 @@ async def test_one_user_has_so_many_calls_open_and_no_more_whatever_they_are(tmp
             return await answer(workloads, "/grpc.health.v1.Health/Watch") is None
 
         await until(served)
+
+
+@pytest.mark.parametrize("method", [*SINGLE, *STREAMS])
+async def test_a_call_without_a_request_ends_and_one_with_it_stays(tmp_path: Path, method: str):
+    async with serving(tmp_path, limits=WorkloadLimits(first_request=0.2)) as workloads, workloads.channel() as channel:
+        spoken = channel.stream_stream(f"{SDS}/StreamSecrets")()
+        await spoken.write(discovery_pb2.DiscoveryRequest(resource_names=["none"]).SerializeToString())
+        await until(lambda: workloads.provider.open)
+        silent = say_nothing(channel, method)
+        assert await silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert await silent.details() == "the call has no request after 0.2 s"
+        assert not spoken.done()
+        spoken.cancel()
+
+
+@pytest.mark.parametrize("method", SINGLE)
+async def test_a_call_that_ends_without_its_request_is_told_so(tmp_path: Path, method: str):
+    async with serving(tmp_path) as workloads, workloads.channel() as channel:
+        call = say_nothing(channel, method)
+        await call.done_writing()
+        assert await call.code() is UNIMPLEMENTED
+        assert await call.details() == "the call ended without its request"
+
+
+async def test_a_call_without_the_header_need_not_send_a_request_to_be_refused(tmp_path: Path):
+    async with serving(tmp_path) as workloads, workloads.channel() as channel:
+        assert await channel.stream_stream(f"{WORKLOAD}/FetchX509SVID")().code() is INVALID
+
+
+async def test_one_connection_carries_a_hundred_calls_at_once(tmp_path: Path):
+    async with serving(tmp_path) as workloads, workloads.channel() as channel:
+        stub = SpiffeWorkloadAPIStub(channel)
+        streams = [stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=HEADER) for _ in range(101)]
+        await until(lambda: len(workloads.provider.open) == 100)
+        assert await answer(workloads, f"{HEALTH}/Watch") is None  # by a connection of its own
+        assert len(workloads.provider.open) == 100
+        for stream in streams[:50]:
+            stream.cancel()
+        await until(lambda: len(workloads.provider.open) == 51)
+        for stream in streams[50:]:
+            assert (await stream.read()).svids
+            stream.cancel()
+
+
+async def test_a_user_has_only_so_much_of_unfinished_messages_on_all_connections(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    message = discovery_pb2.DiscoveryRequest(version_info="x" * 50_000).SerializeToString()
+    limits = WorkloadLimits(gate=GateLimits(unfinished_bytes=100_000))
+    async with serving(tmp_path, limits=limits) as workloads:
+
+        async def stream() -> ThinStream:
+            return await open_stream(str(workloads.path), f"{SDS}/StreamSecrets", lambda *_: None)
+
+        streams = [await stream() for _ in range(4)]
+        for each in streams:
+            each.send_part(message, 40_000)
+        await until(lambda: sum(each.closed.done() for each in streams) == 2)
+        await until(lambda: workloads.gate.connections == 2)
+        assert workloads.counts["gate shed"] == 2
+        (told,) = [record for record in caplog.records if record.message == "connection closed"]
+        assert told.reason == "100000 bytes of unfinished messages of one user are the limit"
+        for each in streams:
+            each.close()
+        await until(lambda: not workloads.gate.connections)
+        whole = await stream()
+        for _ in range(5):
+            whole.send(message)
+        await until(lambda: workloads.provider.open)
+        assert workloads.gate.connections == 1
+        whole.close()
+
+
+async def test_what_nobody_reads_yet_is_little(tmp_path: Path):
+    """Unless told otherwise grpcio lets every call send 4 MiB ahead."""
+    async with serving(tmp_path) as workloads:
+        stream = await open_stream(str(workloads.path), f"{SDS}/StreamSecrets", lambda *_: None)
+        await until(lambda: stream.initial_window != FIRST_WINDOW)
+        assert stream.initial_window == 16 * 1024
+        stream.close()

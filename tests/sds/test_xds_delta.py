@@ -392,6 +392,9 @@ def test_p14_types_go_in_the_order_given():
     assert len({response.nonce for response in sent}) == len(sent)
 
 
+LONG = tuple(str(n) * 2000 for n in range(9))
+
+
 @pytest.mark.parametrize(
     ("rules", "requests", "reason"),
     [
@@ -402,6 +405,11 @@ def test_p14_types_go_in_the_order_given():
         ((SECRET,), [DeltaRequest(type_url="", initial_versions={str(n): "" for n in range(101)})], "101 names"),
         ((SECRET,), [DeltaRequest(type_url="", subscribe=("n" * 2049,))], "not 2049"),
         ((SECRET,), [DeltaRequest(type_url="", initial_versions={"": "x"})], "not 0"),
+        (
+            (SECRET,),
+            [DeltaRequest(type_url="", subscribe=LONG[:4]), DeltaRequest(type_url="", subscribe=LONG[4:])],
+            "18000 char",
+        ),
         (
             (SECRET,),
             [DeltaRequest(type_url="", subscribe=tuple(f"{part}{n}" for n in range(60))) for part in "ab"],

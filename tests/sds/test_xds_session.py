@@ -436,6 +436,7 @@ def test_p13_a_change_makes_those_go_again_that_warm_with_it_and_p14_after_it(ch
         ((SECRET,), Request(type_url=CLUSTER.type_url), "Cluster' is not served here"),
         ((SECRET,), Request(type_url="", names=("a",) * 101), "101 names"),
         ((SECRET,), Request(type_url="", names=("n" * 2049,)), "not 2049"),
+        ((SECRET,), Request(type_url="", names=tuple(str(n) * 2000 for n in range(9))), "18000 characters"),
         ((SECRET,), Request(type_url="", names=("",)), "not 0"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

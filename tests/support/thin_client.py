@@ -1,6 +1,7 @@
 """One gRPC stream on one Unix connection, spoken as bare HTTP/2 frames: a load client far thinner than grpc.aio.
 
-It knows just enough: one stream, no Huffman, windows too large to run out, settings and pings answered. Messages come out whole.
+It knows just enough: one stream, no Huffman, windows of its own too large to run out, those of the server heeded, settings and pings
+answered. Messages come out whole.
 """
 
 import asyncio
@@ -13,6 +14,8 @@ END_HEADERS, ACK = 0x4, 0x1
 STREAM = 1
 WINDOW = 2**30
 _INITIAL_WINDOW_SIZE = 4
+FIRST_WINDOW = 65535
+_LARGEST_FRAME = 16384
 
 
 class ThinStream(asyncio.Protocol):
@@ -25,6 +28,9 @@ class ThinStream(asyncio.Protocol):
         self._on_message = on_message
         self._frames = b""
         self._messages = b""
+        self._unsent = b""
+        self._windows = {0: FIRST_WINDOW, STREAM: FIRST_WINDOW}
+        self.initial_window = FIRST_WINDOW
         self._transport: asyncio.Transport
         self.closed = asyncio.get_running_loop().create_future()
 
@@ -36,11 +42,19 @@ class ThinStream(asyncio.Protocol):
         transport.write(PREFACE + hello + _frame(HEADERS, END_HEADERS, STREAM, self._headers))
 
     def send(self, message: bytes) -> None:
-        """Write one request message, split into frames of the default maximum size."""
-        framed = struct.pack("!BI", 0, len(message)) + message
-        self._transport.write(
-            b"".join(_frame(DATA, 0, STREAM, framed[i : i + 16384]) for i in range(0, len(framed), 16384))
-        )
+        """Write one request message, as soon as the server's windows let it through."""
+        self.send_part(message, len(message))
+
+    def send_part(self, message: bytes, length: int) -> None:
+        """Write only the first bytes of a request message."""
+        self._unsent += struct.pack("!BI", 0, len(message)) + message[:length]
+        self._flush()
+
+    def _flush(self) -> None:
+        while room := max(0, min(len(self._unsent), _LARGEST_FRAME, *self._windows.values())):
+            self._transport.write(_frame(DATA, 0, STREAM, self._unsent[:room]))
+            self._unsent = self._unsent[room:]
+            self._windows = {stream: window - room for stream, window in self._windows.items()}
 
     def data_received(self, data: bytes) -> None:
         self._frames += data
@@ -49,17 +63,27 @@ class ThinStream(asyncio.Protocol):
             if len(self._frames) < 9 + length:
                 return
             kind, flags, payload = self._frames[3], self._frames[4], self._frames[9 : 9 + length]
+            stream = int.from_bytes(self._frames[5:9], "big")
             self._frames = self._frames[9 + length :]
-            self._take(kind, flags, payload)
+            self._take(kind, flags, stream, payload)
 
-    def _take(self, kind: int, flags: int, payload: bytes) -> None:
+    def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == DATA:
             self._messages += payload
             self._unpack()
         elif kind == SETTINGS and not flags & ACK:
             self._transport.write(_frame(SETTINGS, ACK, 0, b""))
+            settings = dict(struct.iter_unpack("!HI", payload))
+            before, self.initial_window = self.initial_window, settings.get(_INITIAL_WINDOW_SIZE, self.initial_window)
+            self._widen(STREAM, self.initial_window - before)
+        elif kind == WINDOW_UPDATE:
+            self._widen(stream, int.from_bytes(payload, "big"))
         elif kind == PING and not flags & ACK:
             self._transport.write(_frame(PING, ACK, 0, payload))
+
+    def _widen(self, stream: int, more: int) -> None:
+        self._windows[stream] += more
+        self._flush()
 
     def _unpack(self) -> None:
         while len(self._messages) >= 5:
