@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -48,7 +48,6 @@ class Client:
     resources: int = 0
     config_bytes: int = 0
     """How much its target has, as it goes over the wire."""
-    refusals: list[str] = field(default_factory=list)
 
     def take(self, made: View, now: datetime) -> None:
         """Have this from now on."""
@@ -177,7 +176,6 @@ class _Feed:
         return (self._client.peer.not_after - self._now()).total_seconds()
 
     def _report(self, refusal: Nacked) -> None:
-        self._client.refusals.append(refusal.message)
         logger.warning(
             "configuration refused by a proxy",
             extra={
