@@ -128,14 +128,15 @@ class WorkloadAPI:
         """Serve one call to its end, and turn the reason for that into a status."""
         await _check_request(kind, request, context)
         self._observer.stream_opened("workload_api")
-        who: object = context.peer()
+        caller = None
         try:
-            who = caller = self._identify(context)
+            caller = self._identify(context)
             async with self._provider.subscribe(caller) as subscription:
                 await self._follow(caller, subscription, compose, context)
         except NotAuthorized as reason:
             self._observer.denied("workload_api")
-            self._log.warning("caller has no identity", kind=str(reason), peer=str(who), reason=str(reason))
+            kind, peer = (None, context.peer()) if caller is None else (caller.uid, str(caller))
+            self._log.warning("caller has no identity", kind=kind, peer=peer, reason=str(reason))
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, reason.told)
         except NotYet as reason:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(reason))

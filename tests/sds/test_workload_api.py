@@ -131,6 +131,16 @@ async def test_a_caller_without_an_entry_is_denied_and_learns_nothing_of_others(
     assert await call(stub).read(), "WA-29: and served once it has one"
 
 
+async def test_a_user_fills_no_log_by_asking_from_ever_new_processes(
+    workloads: Workloads, stub: Any, caplog: pytest.LogCaptureFixture
+):
+    for pid in range(3):
+        workloads.provider.gone = f"pid {pid} has ended"
+        assert await status(svids(stub)) == (grpc.StatusCode.PERMISSION_DENIED, workloads.provider.gone)
+    (told,) = [record for record in caplog.records if record.message == "caller has no identity"]
+    assert told.reason == "pid 0 has ended"
+
+
 @pytest.mark.parametrize("call", [svids, bundles])
 async def test_a_stream_is_closed_when_the_entry_goes(workloads: Workloads, stub: Any, call: Any):
     stream = call(stub)
