@@ -136,6 +136,7 @@ class Registry:
         for entry in delete:
             kept.pop(entry.id, None)
         kept |= {entry.id: entry for entry in put}
+        self.cut_off -= kept.keys()  # one that is there again may be deleted again, and more gently
         self._by_id = dict(sorted(kept.items(), key=lambda item: (item[1].created_at, item[0])))
         self.on_change()
 

@@ -164,6 +164,19 @@ async def test_an_entry_deleted_now_is_remembered_as_cut_off(registry: Registry)
         await registry.delete(made.id, now=False)
 
 
+async def test_an_entry_that_is_there_again_is_no_longer_cut_off(registry: Registry):
+    made = await registry.create(entry())
+    for again in (
+        lambda: registry.create(made),
+        lambda: registry.apply([made], made.source, prune=False, dry_run=False),
+    ):
+        await registry.delete(made.id, now=True)
+        await again()
+        assert registry.cut_off == frozenset()
+    await registry.delete(made.id, now=False)
+    assert registry.cut_off == frozenset()
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
