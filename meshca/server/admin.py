@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 # Records an administrator's wish before it is carried out: operation, caller, facts. Raises StoreUnavailable, and then nothing is done.
 Note = Callable[..., Awaitable[None]]
+# Who calls, if they may administer at this moment. Raises NotAuthorized.
 Identify = Callable[[Any], UnixPeer]
 
 STATUS = (
@@ -58,7 +59,12 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Turn what a call raises into a status, and log how it ended: one event a line."""
+    """Turn what a call raises into a status, and log how it ended: one event a line.
+
+    Who calls is asked before each call, and before each message of one that streams: a connection outlives the right to it.
+    """
+
+    identify: Identify
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         """Wrap the handler of a call; see grpc.aio.ServerInterceptor."""
@@ -67,18 +73,23 @@ class Outcomes(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
             return None
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                _streaming(handler.unary_stream, details.method),
+                _streaming(handler.unary_stream, details.method, self.identify),
                 handler.request_deserializer,
                 handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
-            _unary(handler.unary_unary, details.method), handler.request_deserializer, handler.response_serializer
+            _unary(handler.unary_unary, details.method, self.identify),
+            handler.request_deserializer,
+            handler.response_serializer,
         )
 
 
-def _unary(behaviour: Callable[[Any, Any], Awaitable[Any]], method: str) -> Callable[[Any, Any], Awaitable[Any]]:
+def _unary(
+    behaviour: Callable[[Any, Any], Awaitable[Any]], method: str, identify: Identify
+) -> Callable[[Any, Any], Awaitable[Any]]:
     async def call(request: Any, context: Any) -> Any:
         try:
+            identify(context)
             response = await _whole(behaviour(request, context))
         except Exception as error:  # the one place where errors become statuses
             await _end(context, method, error)
@@ -100,11 +111,13 @@ async def _whole(work: Awaitable[Any]) -> Any:
 
 
 def _streaming(
-    behaviour: Callable[[Any, Any], AsyncIterator[Any]], method: str
+    behaviour: Callable[[Any, Any], AsyncIterator[Any]], method: str, identify: Identify
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
+            identify(context)
             async for response in behaviour(request, context):
+                identify(context)
                 yield response
         except Exception as error:  # noqa: BLE001 - same
             await _end(context, method, error)

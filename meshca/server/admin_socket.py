@@ -11,7 +11,8 @@ from meshca.server.admin import Outcomes
 from meshca.server.app import CAServer, Surroundings
 from meshca.server.requests import RequestIDs
 from sds.caller import UnixPeer
-from sds.gate import Gate, GateLimits
+from sds.errors import NotAuthorized
+from sds.gate import Gate, GateLimits, HasPeer
 from sds.unix_socket import SocketSpec
 
 DRAIN_SECONDS = 1.0
@@ -25,7 +26,7 @@ class Admins:
         self.config = config
 
     def refusal(self, peer: UnixPeer) -> str | None:
-        """Why a peer may not connect; None when it may."""
+        """Why a peer may not connect, or go on asking; None when it may."""
         if peer.uid in {0, os.geteuid(), *self.config.admin_uids}:
             return None
         return f"uid {peer.uid} may not administer: root, uid {os.geteuid()} and admin_uids may"
@@ -46,8 +47,15 @@ class Admins:
 async def serve_admin(server: CAServer, admins: Admins, around: Surroundings) -> AsyncIterator[None]:
     """Serve the admin API while the context is open. Raises SDSError when the socket's path cannot be taken."""
     async with Gate(admit=admins.refusal, limits=GateLimits(total=MOST_ADMINS)) as gate:
-        listener = grpc.aio.server(interceptors=(RequestIDs(), Outcomes()))
-        server.add_admin_services(listener, gate.identify, around)
+
+        def identify(context: HasPeer) -> UnixPeer:
+            peer = gate.identify(context)
+            if reason := admins.refusal(peer):
+                raise NotAuthorized(reason)
+            return peer
+
+        listener = grpc.aio.server(interceptors=(RequestIDs(), Outcomes(identify)))
+        server.add_admin_services(listener, identify, around)
         listener.add_insecure_port(f"unix:{gate.private}")
         await listener.start()
         try:

@@ -30,6 +30,7 @@ from sds.endpoint import Endpoint
 from sds.workload_client import WorkloadClient
 from spiffe.x509svid import X509SVID
 from spiffe.x509verify import verify
+from tests.support.children import TREE, python
 from tests.support.command import meshca
 from tests.support.wait import until
 from tests.support.witness import witness
@@ -234,6 +235,55 @@ async def test_sighup_applies_what_it_can_says_what_it_can_not_and_a_wrong_file_
         assert server.log().splitlines()[-1].startswith("20")
 
         assert mode_of(server.admin_socket) == 0o666, "who was added may dial now; the gate decides"
+
+
+ADMIN = """
+import asyncio, os, sys
+import grpc
+from meshca.client import connect
+from meshca.proto import admin_pb2 as pb
+os.chdir(sys.argv[1])
+os.setgroups([]); os.setgid(12345); os.setuid(12345)
+async def main():
+    async with connect("admin.sock") as client:
+        watch = client.bundles.Watch(pb.BundleRequest())
+        await watch.read()
+        print("in", flush=True)
+        sys.stdin.readline()
+        for call in (
+            lambda: client.status.Status(pb.Empty()),
+            lambda: client.bundles.Watch(pb.BundleRequest()).read(),
+            lambda: client.authorities.Prepare(pb.KindRequest(kind="root")),
+            watch.read,
+        ):
+            try:
+                await call()
+                print("done", flush=True)
+            except grpc.aio.AioRpcError as error:
+                print(error.code().name, error.details(), flush=True)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+async def test_an_administrator_who_is_removed_can_do_nothing_more_on_connections_that_are_open(tmp_path: Path):
+    tmp_path.chmod(0o711)
+    async with running_server(tmp_path, ["a"], settings="admin_uids = [12345]\n" + SETTINGS) as server:
+        admin = await asyncio.create_subprocess_exec(*python(ADMIN, tmp_path), cwd=TREE, stdin=PIPE, stdout=PIPE)
+        assert admin.stdin is not None
+        assert admin.stdout is not None
+        assert await admin.stdout.readline() == b"in\n"
+
+        configure(server, ("admin_uids = [12345]", "admin_uids = []"))
+        await until(lambda: events(server, "configuration reloaded"))
+        admin.stdin.write(b"\n")
+        refused = b"PERMISSION_DENIED uid 12345 may not administer: root, uid 0 and admin_uids may\n"
+        for _ in range(3):
+            assert await admin.stdout.readline() == refused
+        async with connect(server.admin_socket) as client:
+            await client.authorities.Prepare(pb.KindRequest(kind="root"))
+        assert await admin.stdout.readline() == refused, "nor does it hear of what comes later"
+        await admin.wait()
 
 
 async def refusal(server: Server, *arguments: object) -> str:
