@@ -38,6 +38,7 @@ class Telemetry:
     def __init__(self, *, version: str) -> None:
         self.registry = CollectorRegistry()
         self.open_streams = 0
+        self.connections_shed = 0
         self._count_issuance()
         self._count_streams()
         self._gauge_standing()
@@ -131,6 +132,7 @@ class Telemetry:
     def connection_shed(self) -> None:
         """A connection was closed at once, since a limit was reached."""
         self._shed.inc()
+        self.connections_shed += 1
 
     def render(self, standing: Standing) -> bytes:
         """All metrics in Prometheus' text format, with how things stand now."""

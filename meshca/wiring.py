@@ -222,10 +222,13 @@ def _keys(config: Config) -> KeyManager:
 
 
 def _limits(config: Config) -> WorkloadLimits:
-    limits = config.limits
+    """What the workload sockets bear; how many connections that is depends on the open files that we may have."""
+    limits, gate = config.limits, GateLimits(per_uid=config.limits.connections_per_uid)
     lifetime = limits.unentitled_stream_lifetime.total_seconds()
+    counts = {"all": gate.capacity(), "per_uid": gate.share(), "configured_per_uid": limits.connections_per_uid}
+    logger.info("connection limits", extra=counts)
     return WorkloadLimits(
-        gate=GateLimits(per_uid=limits.connections_per_uid),
+        gate=gate,
         strangers=StrangerLimits(streams_per_uid=limits.unentitled_streams_per_uid, seconds=lifetime),
         message_bytes=limits.max_message_bytes,
     )

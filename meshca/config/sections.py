@@ -213,7 +213,8 @@ class Limits(Section):
     connections_per_uid: int = Field(
         default=4096,
         ge=1,
-        description="Connections open at once of one user: more than a busy host has processes, fewer than would starve the others.",
+        description="Connections open at once of one user: more than a busy host has processes, fewer than would starve the others. "
+        "Never more than three quarters of what fits into the limit of open files; the log at start says how many that is.",
     )
     unentitled_streams_per_uid: int = Field(
         default=64,

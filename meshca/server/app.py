@@ -28,6 +28,7 @@ from meshca.server.chores import Chore
 from meshca.server.entry_api import EntryAPI
 from meshca.server.readiness import Readiness
 from meshca.server.registry import Registry
+from meshca.server.shedding import Shedding
 from meshca.server.status_api import Backup, Explain, Sources, StatusAPI
 from meshca.server.svid_api import SVIDAPI
 from meshca.telemetry import Standing, Telemetry
@@ -118,6 +119,7 @@ class CAServer:
             clock=ports.clock,
             telemetry=telemetry,
         )
+        self._shedding = Shedding(count=lambda: telemetry.connections_shed, clock=ports.clock)
         self.readiness = Readiness(self_test=self._self_test, trouble=lambda: self.recorder.failure, clock=ports.clock)
 
     async def start(self) -> None:
@@ -164,6 +166,7 @@ class CAServer:
             streams=around.streams,
             registry=registry,
             rotation=rotation,
+            alarms=self.alarms,
             ledger=self.ledger,
             record=self.recorder,
             readiness=self.readiness,
@@ -178,6 +181,10 @@ class CAServer:
         rpc.add_SVIDsServicer_to_server(SVIDAPI(ca=self.ca, registry=registry, clock=clock, **shared), server)  # type: ignore[no-untyped-call]
         rpc.add_StatusServicer_to_server(status, server)  # type: ignore[no-untyped-call]
 
+    def alarms(self, now: datetime) -> tuple[str, ...]:
+        """What a person must look at, in sentences."""
+        return (*self.rotation.alarms(now), *self._shedding.alarms())
+
     def standing(self, connections: int) -> Standing:
         """How things stand, for metrics."""
         now, slots = self._ports.clock.now(), self.rotation.slots
@@ -187,7 +194,7 @@ class CAServer:
             earliest_leaf=self.ledger.earliest_expiry(),
             holders=len(self.ledger.names()),
             behind=len(self.ledger.behind(slots.bundle.digest, now)),
-            alarms=len(self.rotation.alarms(now)),
+            alarms=len(self.alarms(now)),
             audit_head=self.recorder.sequence,
             connections=connections,
         )
@@ -225,7 +232,7 @@ class CAServer:
 
     async def _tell_alarms(self) -> None:
         """Log each alarm when it begins and when it is over."""
-        alarms = frozenset(self.rotation.alarms(self._ports.clock.now()))
+        alarms = frozenset(self.alarms(self._ports.clock.now()))
         for text in alarms - self._alarms:
             logger.warning("alarm", extra={"alarm": text})
         for text in self._alarms - alarms:

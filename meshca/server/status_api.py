@@ -1,6 +1,6 @@
 """How the server is, why a process gets what it gets, and a copy of the store, over the admin API."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ class Sources:
     streams: Callable[[], int]
     registry: Registry
     rotation: Rotation
+    alarms: Callable[[datetime], Sequence[str]]
     ledger: Ledger
     record: Recorder
     readiness: Readiness
@@ -63,7 +64,7 @@ class StatusAPI(rpc.StatusServicer):
             version=of.version,
             started_at=timestamp(of.started_at),
             ready=ready,
-            alarms=of.rotation.alarms(now),
+            alarms=of.alarms(now),
             authorities=of.authorities.messages(),
             bundle=bundle_message(bundle),
             behind=map(holder_message, of.ledger.behind(bundle.digest, now)),

@@ -12,7 +12,7 @@ import stat
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import aiohttp
@@ -438,6 +438,28 @@ async def test_with_the_keys_abandoned_it_serves_but_is_ready_only_once_it_can_s
             up.terminate()
             assert await up.wait() == 0
         await server.start()
+
+
+async def test_what_may_connect_is_logged_at_start_and_there_is_an_alarm_while_connections_are_turned_away(
+    tmp_path: Path,
+):
+    settings = SETTINGS + "[limits]\nconnections_per_uid = 2\n"
+    async with running_server(tmp_path, ["a"], settings=settings) as server:
+        (told,) = events(server, "connection limits")
+        assert (told["per_uid"], told["configured_per_uid"]) == (2, 2)
+        assert isinstance(told["all"], int)
+        assert told["all"] > 2
+        async with connect(server.admin_socket) as client:
+            assert not (await client.status.Status(pb.Empty())).alarms
+            with ExitStack() as dialled:
+                for _ in range(3):
+                    dialled.enter_context(socket.socket(socket.AF_UNIX)).connect(str(server.sockets["a"]))
+                (alarm,) = await until(lambda: alarms(client))
+        assert alarm.startswith("connections are turned away")
+
+
+async def alarms(client: AdminClient) -> list[str]:
+    return list((await client.status.Status(pb.Empty())).alarms)
 
 
 async def test_keys_are_encrypted_with_a_passphrase_and_a_wrong_one_starts_nothing_and_loses_nothing(tmp_path: Path):
