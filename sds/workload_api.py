@@ -135,8 +135,8 @@ class WorkloadAPI:
                 await self._follow(caller, subscription, compose, context)
         except NotAuthorized as reason:
             self._observer.denied("workload_api")
-            kind, peer = (None, context.peer()) if caller is None else (caller.uid, str(caller))
-            self._log.warning("caller has no identity", kind=kind, peer=peer, reason=str(reason))
+            uid, peer = (None, context.peer()) if caller is None else (caller.uid, str(caller))
+            self._log.warning("caller has no identity", kind=uid, peer=peer, reason=str(reason))
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, reason.told)
         except NotYet as reason:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(reason))
