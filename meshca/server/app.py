@@ -227,7 +227,12 @@ class CAServer:
         """Stop waiting for processes of an earlier life of ours that have ended meanwhile."""
         now = self._ports.clock.now()
         for name in self.ledger.names():
-            if self._ports.is_gone(name):
+            try:
+                gone = self._ports.is_gone(name)
+            except Exception:  # nothing is proven of this one, and it must hold up neither a start nor the others
+                logger.exception("process not looked at", extra={"holder": name})
+                continue
+            if gone:
                 self.ledger.report(HolderReport(holder=name, gone=True), now)
 
     async def _tell_alarms(self) -> None:

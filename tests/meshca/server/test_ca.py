@@ -54,6 +54,28 @@ async def test_a_leaf_whose_issuer_left_while_it_was_signed_does_not_leave_eithe
     assert server.ledger.names() == frozenset()
 
 
+async def test_a_holder_that_cannot_be_looked_at_holds_up_neither_a_start_nor_the_end_of_others(tmp_path: Path):
+    log, clock, ended = MemoryAuditLog(), FakeClock(), set[str]()
+
+    def is_gone(holder: str) -> bool:
+        if holder == "strange":
+            raise ValueError("no such field")
+        return holder in ended
+
+    server = memory_ca(clock, tmp_path, audit=log)
+    await server.start()
+    await server.registry.create(entry("web"))
+    await server.ca.issue([replace(request("web"), holder=each) for each in ("before", "strange", "zombie")])
+
+    again = memory_ca(clock, tmp_path, audit=log, is_gone=is_gone)
+    await again.start()
+    assert again.ledger.names() == {"before", "strange", "zombie"}
+    ended |= {"before", "zombie"}
+    _, reap = again.chores["ended processes"]
+    await reap()
+    assert again.ledger.names() == {"strange"}
+
+
 async def test_each_request_has_its_outcome_in_order_and_an_unknown_entry_spoils_no_other(tmp_path: Path):
     server = memory_ca(FakeClock(), tmp_path)
     await server.start()
