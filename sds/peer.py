@@ -20,7 +20,8 @@ from sds.errors import NotAuthorized
 _SO_PEERPIDFD = 77
 SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Errors that say something of us, and nothing of who is looked at."""
-_CREDENTIALS = struct.Struct("3i")
+_CREDENTIALS = struct.Struct("iII")
+"""struct ucred: a pid is signed, uid and gid are not."""
 _STATE, _STARTED = 0, 19
 """Where /proc/<pid>/stat has the fields 3 and 22, counted from behind the command's name."""
 

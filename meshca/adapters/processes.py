@@ -1,10 +1,11 @@
 """What /proc says of a process. Reads only; whoever calls makes sure that it is still the same process.
 
 Rules:
+- Names belong to the process, and may hold any byte: fields are found by their names, and texts are shown escaped.
 - A path counts only if it leads us to the very file that runs (device and inode): anybody can show another file under that name in
-  a mount namespace of their own.
-- Where the kernel says that the file was deleted (an upgrade while it runs), there is nothing to compare with; then the path counts
-  in our own mount namespace only.
+  a mount namespace of their own, and hand it from there to a process in ours.
+- So a file that was deleted (an upgrade while it runs) has no path: there is nothing to compare with. Nor could its mount be: a service
+  manager gives us, and them, a namespace of our own.
 - A file is opened once, and hashed through that descriptor.
 """
 
@@ -69,7 +70,7 @@ def has_ended(holder: str) -> bool:
     match holder.split("/"):
         case ["unix", pid, started, *_]:
             try:
-                return find_process(int(pid)).started != int(started)
+                return start_time(int(pid)) != int(started)
             except NotAuthorized:
                 return True
             except OSError:  # we cannot look, so it is not proven
@@ -79,9 +80,9 @@ def has_ended(holder: str) -> bool:
 
 def read_status(pid: int) -> Status:
     """Return who a process is now. Raises NotAuthorized, and OSError as `read_process` does."""
-    lines = dict(line.split(b":", 1) for line in read_process(pid, "status").splitlines())
-    uid, gid = int(lines[b"Uid"].split()[1]), int(lines[b"Gid"].split()[1])
-    return Status(uid=uid, gid=gid, groups=tuple(map(int, lines[b"Groups"].split())))
+    fields = _fields(read_process(pid, "status"))
+    uid, gid = int(fields[b"Uid"].split()[1]), int(fields[b"Gid"].split()[1])
+    return Status(uid=uid, gid=gid, groups=tuple(map(int, fields[b"Groups"].split())))
 
 
 @contextmanager
@@ -90,9 +91,9 @@ def open_executable(pid: int) -> Iterator[Executable]:
     link = f"/proc/{pid}/exe"
     descriptor = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        content = _content(os.fstat(descriptor))
-        path, doubt = _vouched(pid, str(Path(link).readlink()), content)
-        yield Executable(path=path, doubt=doubt, content=content, descriptor=descriptor)
+        status = os.fstat(descriptor)
+        path, doubt = _vouched(str(Path(link).readlink()), status)
+        yield Executable(path=path, doubt=doubt, content=_content(status), descriptor=descriptor)
     finally:
         os.close(descriptor)
 
@@ -106,24 +107,24 @@ def _content(status: os.stat_result) -> Content:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _vouched(pid: int, link: str, content: Content) -> tuple[str, str]:
+def _fields(text: bytes) -> dict[bytes, bytes]:
+    """What /proc writes a line each, `Name: value`. The kernel escapes the newline, and no other end of a line."""
+    return {name: value for name, _, value in (line.partition(b":") for line in text.split(b"\n"))}
+
+
+def _vouched(link: str, status: os.stat_result) -> tuple[str, str]:
     """Return the path of that file and "", or "" and why there is none."""
-    if _leads_to(link, content):
+    if _leads_to(link, status):
         return link, ""
-    if link.endswith(_DELETED) and _shares_our_mounts(pid):
-        return link.removesuffix(_DELETED), ""
-    return (
-        "",
-        f"{link} is not the file that we see under that name (another mount namespace?), so there is no unix:path",
-    )
+    if link.endswith(_DELETED):
+        reason = "was deleted or replaced after it had been started: start it again"
+    else:
+        reason = "is not the file that we see under that name (another mount namespace?)"
+    return "", f"there is no unix:path: {link.removesuffix(_DELETED)!r} {reason}"
 
 
-def _leads_to(path: str, content: Content) -> bool:
+def _leads_to(path: str, status: os.stat_result) -> bool:
     try:
-        return _content(Path(path).stat())[:2] == content[:2]
+        return os.path.samestat(Path(path).stat(), status)
     except OSError:
         return False
-
-
-def _shares_our_mounts(pid: int) -> bool:
-    return Path(f"/proc/{pid}/ns/mnt").readlink() == Path("/proc/self/ns/mnt").readlink()

@@ -170,7 +170,7 @@ class _Names:
     def _name(self, number: int) -> str:
         try:
             return self._look_up(number)
-        except (KeyError, OSError):
+        except (KeyError, OSError, OverflowError):
             return ""
 
 

@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from meshca.adapters.processes import Executable, find_process
+from meshca.adapters.processes import Executable, find_process, has_ended
 from meshca.adapters.workload_unix import UnixAttestor
 from meshca.model import Selector
+from meshca.proto import admin_pb2 as pb
 from sds.caller import UnixPeer
 from sds.errors import NotAuthorized
 from sds.peer import Life, read_peer
@@ -41,10 +42,39 @@ for command in sys.stdin:
     command = command.split()
     if command[0] == "exec": os.execv(command[1], command[1:])
     if command[0] == "setuid": os.setuid(int(command[1]))
+    if command[0] == "name": open("/proc/self/comm", "wb").write(bytes.fromhex(command[1]))
     if command[0] == "fork":
         if os.fork(): os._exit(0)
 """
 
+# Dials, then runs `cat` from a file that was deleted in a mount namespace of a child, but had the victim's name there.
+FORGER = """
+import ctypes, os, socket, sys
+path, victim, program = sys.argv[1:]
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(path)
+os.set_inheritable(connection.fileno(), True)
+ours, theirs = socket.socketpair()
+uid, gid, libc = os.getuid(), os.getgid(), ctypes.CDLL(None)
+if not os.fork():
+    CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
+    if libc.unshare(CLONE_NEWNS | CLONE_NEWUSER): os._exit(1)
+    for name, text in ("uid_map", f"0 {uid} 1"), ("setgroups", "deny"), ("gid_map", f"0 {gid} 1"):
+        with open(f"/proc/self/{name}", "w") as file: file.write(text)
+    if libc.mount(b"none", os.path.dirname(victim).encode(), b"tmpfs", 0, None): os._exit(1)
+    with open(victim, "wb") as file: file.write(open(program, "rb").read())
+    os.chmod(victim, 0o755)
+    file = os.open(victim, os.O_RDONLY)
+    os.unlink(victim)
+    ours.close()
+    socket.send_fds(theirs, [b"x"], [file])
+    theirs.recv(1)  # the names go with the namespace, so it stays as long as the program
+    os._exit(0)
+theirs.close()
+os.set_inheritable(ours.fileno(), True)
+files = socket.recv_fds(ours, 1, 1)[1] or sys.exit("not allowed here")
+os.execve(files[0], ["cat"], os.environ)
+"""
 
 ATTEST_AS_NOBODY = """
 import asyncio, concurrent.futures.thread, os, sys
@@ -87,10 +117,9 @@ def dial(tmp_path: Path) -> Iterator[Callable[..., Child]]:
     for each in (path, *path.parents[:3]):
         each.chmod(0o777)
 
-    def start(*, program: str = sys.executable, **identity: object) -> Child:
-        process = subprocess.Popen(
-            [program, "-c", DIALLER, str(path)], stdin=subprocess.PIPE, text=True, cwd="/", **identity
-        )
+    def start(*more: str, script: str = DIALLER, program: str = sys.executable, **identity: object) -> Child:
+        command = [program, "-c", script, str(path), *more]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd="/", **identity)
         connection, _ = listener.accept()
         with connection:
             peer, life = read_peer(connection, "web")
@@ -122,7 +151,7 @@ async def test_a_process_has_uid_gid_their_names_its_path_and_its_socket_but_a_h
     attestor: UnixAttestor, dial: Callable[..., Child]
 ):
     child = dial()
-    found, remarks = await attestor.attest(child.peer, frozenset())
+    found, remarks = await attestor.attest(child.peer, selectors("unix:group:any"))
     uid, gid = os.geteuid(), os.getegid()
     assert texts(found) >= {
         f"unix:uid:{uid}",
@@ -144,7 +173,7 @@ async def test_a_process_of_another_user_has_its_supplementary_groups_and_no_nam
     attestor: UnixAttestor, dial: Callable[..., Child]
 ):
     child = dial(program=_python_for_all(), user=54321, group=54322, extra_groups=[NOBODY, 54323])
-    found, _ = await attestor.attest(child.peer, frozenset())
+    found, _ = await attestor.attest(child.peer, selectors("unix:group:any"))
     assert {each for each in texts(found) if "path" not in each} == {
         "socket:web",
         "unix:uid:54321",
@@ -153,6 +182,25 @@ async def test_a_process_of_another_user_has_its_supplementary_groups_and_no_nam
         "unix:gid:54323",
         f"unix:group:{grp.getgrgid(NOBODY).gr_name}",
     }
+
+
+@needs_root
+async def test_uid_and_gid_may_be_as_large_as_the_kernel_has_them(attestor: UnixAttestor, dial: Callable[..., Child]):
+    child = dial(program=_python_for_all(), user=2**32 - 2, group=2**31, extra_groups=[2**31 + 1])
+    found, _ = await attestor.attest(child.peer, selectors("unix:group:any"))
+    assert (child.peer.uid, child.peer.gid) == (2**32 - 2, 2**31)
+    assert texts(found) >= {f"unix:uid:{2**32 - 2}", f"unix:gid:{2**31}", f"unix:gid:{2**31 + 1}"}
+
+
+@pytest.mark.parametrize("name", [b"a\rb", b"a\nUid: 0", b") Z 1", b"\x85\x0b\x0c\x1c: ", b"\xff\xe2\x80\xa8"])
+async def test_a_process_may_have_any_name(attestor: UnixAttestor, dial: Callable[..., Child], name: bytes):
+    child = dial()
+    child.tell("name", name.hex())
+    await until(lambda: Path(f"/proc/{child.peer.pid}/comm").read_bytes() == name + b"\n")
+    found, remarks = await attestor.attest(child.peer, frozenset())
+    assert f"unix:path:{child.runs}" in texts(found)
+    assert remarks == ()
+    assert not has_ended(child.peer.holder)
 
 
 async def test_path_and_hash_are_those_of_the_binary_that_runs_now(attestor: UnixAttestor, dial: Callable[..., Child]):
@@ -203,7 +251,7 @@ async def test_a_peer_that_runs_something_else_at_each_look_is_refused_in_the_en
         await Overtaken().attest(child.peer, selectors("unix:sha256:ab"))
 
 
-async def test_a_deleted_binary_keeps_its_path_and_a_file_that_is_only_named_so_keeps_its_name(
+async def test_a_deleted_binary_has_a_hash_but_no_path_and_a_file_that_is_only_named_so_keeps_its_name(
     attestor: UnixAttestor, dial: Callable[..., Child], tmp_path: Path
 ):
     upgraded, named_so = tmp_path / "program", tmp_path / "other (deleted)"
@@ -213,8 +261,13 @@ async def test_a_deleted_binary_keeps_its_path_and_a_file_that_is_only_named_so_
     await one.exec(str(upgraded))
     two.process.stdin.write("")
     upgraded.unlink()
-    found, remarks = await attestor.attest(one.peer, frozenset())
-    assert (f"unix:path:{upgraded}" in texts(found), remarks) == (True, ())
+    shutil.copy(CAT, upgraded)
+    found, remarks = await attestor.attest(one.peer, selectors("unix:sha256:ab"))
+    assert f"unix:sha256:{sha256(CAT)}" in texts(found)
+    assert not [each for each in texts(found) if each.startswith("unix:path")]
+    assert remarks == (
+        f"there is no unix:path: '{upgraded}' was deleted or replaced after it had been started: start it again",
+    )
 
     link = tmp_path / "link"
     link.symlink_to(named_so)
@@ -224,18 +277,40 @@ async def test_a_deleted_binary_keeps_its_path_and_a_file_that_is_only_named_so_
 
 
 @needs_root
-async def test_a_process_that_shows_its_own_file_under_another_name_gets_no_path(
+async def test_a_program_that_was_deleted_under_anothers_name_in_a_mount_namespace_of_its_own_does_not_get_that_path(
     attestor: UnixAttestor, dial: Callable[..., Child], tmp_path: Path
 ):
-    script = f"mount --bind {CAT} {SLEEP} && exec {SLEEP}"
+    victim = tmp_path / "victim"
+    shutil.copy(CAT, victim)
+    victim.chmod(0o700)
+    child = dial(str(victim), CAT, script=FORGER, program=_python_for_all(), user=NOBODY, group=NOBODY, extra_groups=[])
+    await until(lambda: child.process.poll() is not None or child.runs == f"{victim} (deleted)")
+    if child.process.poll() is not None:
+        pytest.skip("user namespaces are not allowed here")
+    found, remarks = await attestor.attest(child.peer, frozenset())
+    assert not [each for each in texts(found) if each.startswith("unix:path")]
+    assert "was deleted or replaced" in remarks[0]
+
+
+@needs_root
+@pytest.mark.parametrize("name", [b"sleep", b"\xff \n\x1b[0m"])
+async def test_a_process_that_shows_its_own_file_under_another_name_gets_no_path(
+    attestor: UnixAttestor, dial: Callable[..., Child], tmp_path: Path, name: bytes
+):
+    other, link = tmp_path / os.fsdecode(name), tmp_path / "link"
+    shutil.copy(SLEEP, other)
+    link.symlink_to(other)
+    script = f"mount --bind {CAT} {link} && exec {link}"
     child = dial()
     child.tell("exec", UNSHARE, "-m", "sh", "-c", script.replace(" ", "${IFS}"))
-    await until(lambda: child.runs == SLEEP or child.process.poll() is not None)
+    await until(lambda: child.runs == str(other) or child.process.poll() is not None)
     if child.process.poll() is not None:
         pytest.skip("mount namespaces are not allowed here")
     found, remarks = await attestor.attest(child.peer, frozenset())
     assert not [each for each in texts(found) if each.startswith("unix:path")]
-    assert "is not the file that we see" in remarks[0]
+    assert f"{str(other)!r} is not the file that we see" in remarks[0]
+    assert remarks[0].isprintable()
+    assert pb.WhyResponse(remarks=remarks).SerializeToString()
 
 
 @needs_root
@@ -302,10 +377,11 @@ def test_an_agent_that_may_not_look_says_so_and_gives_no_path(dial: Callable[...
     assert f"/proc/{child.peer.pid}/exe cannot be read (Permission denied)" in printed
 
 
+@pytest.mark.parametrize("name", [b"new\nline", b"not \xff UTF-8"])
 async def test_a_path_that_cannot_be_written_as_a_selector_gives_a_remark(
-    attestor: UnixAttestor, dial: Callable[..., Child], tmp_path: Path
+    attestor: UnixAttestor, dial: Callable[..., Child], tmp_path: Path, name: bytes
 ):
-    strange, link = tmp_path / "new\nline", tmp_path / "link"
+    strange, link = tmp_path / os.fsdecode(name), tmp_path / "link"
     shutil.copy(CAT, strange)
     link.symlink_to(strange)
     child = dial()
@@ -313,6 +389,7 @@ async def test_a_path_that_cannot_be_written_as_a_selector_gives_a_remark(
     found, remarks = await attestor.attest(child.peer, frozenset())
     assert not [each for each in texts(found) if each.startswith("unix:path")]
     assert "there is no unix:path" in remarks[0]
+    assert remarks[0].isprintable()
 
 
 async def test_a_process_that_never_dialled_is_found_by_its_pid_and_has_no_socket(attestor: UnixAttestor):
