@@ -37,6 +37,22 @@ def check_vouched(selector: Selector) -> None:
         raise InvalidInput(f"selector {str(selector)!r} is one that no process can have: there are {known}")
 
 
+OF_THE_PROGRAM = frozenset({"path", "sha256"})
+"""The kinds that tell what a process runs, not who runs it: any user may run that program, and load code of their own into it."""
+COSTLY = frozenset({"sha256", "group"})
+"""The kinds that an attestor reads only where an entry asks: a whole file, a directory of names."""
+
+
+def kind(selector: Selector) -> str:
+    """What it is about: `path` for unix:path:/bin/envoy, `socket` for socket:web."""
+    return selector.value.partition(":")[0] if selector.type == "unix" else selector.type
+
+
+def costly(selectors: Iterable[Selector]) -> frozenset[str]:
+    """The costly kinds among them."""
+    return COSTLY.intersection(map(kind, selectors))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearMiss:
     """An entry that a caller does not get. `missing`, sorted, are the selectors that it lacks: none where the entry has expired."""

@@ -182,7 +182,7 @@ class WorkloadAttestor(Protocol):
     async def attest(self, peer: UnixPeer, wanted: frozenset[Selector]) -> tuple[frozenset[Selector], tuple[str, ...]]:
         """Selectors of the peer and remarks for `why`. Costly facts (a hash) are computed only if `wanted` (all entries' selectors) asks.
 
-        Raises NotAuthorized when the peer died before or while it was read, OSError when we are short of what it takes to look: that
-        says nothing of the peer, so ask again.
+        Raises NotAuthorized when the peer died before or while it was read, OSError when we are short of what it takes to look, time
+        included: that says nothing of the peer, so ask again.
         """
         ...

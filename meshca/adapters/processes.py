@@ -6,6 +6,7 @@ Rules:
   a mount namespace of their own, and hand it from there to a process in ours.
 - So a file that was deleted (an upgrade while it runs) has no path: there is nothing to compare with. Nor could its mount be: a service
   manager gives us, and them, a namespace of our own.
+- A path may lead to where no answer comes from (a network file system). What follows one blocks, and says so.
 - A file is opened once, and hashed through that descriptor.
 """
 
@@ -20,6 +21,8 @@ from sds.caller import UnixPeer
 from sds.errors import NotAuthorized
 from sds.peer import StartTimeLife, read_process, start_time
 
+MOST_GROUPS = 1024
+"""How many supplementary groups of a process count: as many as an Active Directory allows, and far fewer than a kernel does."""
 _DELETED = " (deleted)"
 
 Content = tuple[int, int, int, int, int]
@@ -28,11 +31,12 @@ Content = tuple[int, int, int, int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The identity a process has now: effective uid and gid, and its supplementary groups."""
+    """The identity a process has now: effective uid and gid, and its supplementary groups, the first of them if there are `more`."""
 
     uid: int
     gid: int
     groups: tuple[int, ...]
+    more: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +86,13 @@ def read_status(pid: int) -> Status:
     """Return who a process is now. Raises NotAuthorized, and OSError as `read_process` does."""
     fields = _fields(read_process(pid, "status"))
     uid, gid = int(fields[b"Uid"].split()[1]), int(fields[b"Gid"].split()[1])
-    return Status(uid=uid, gid=gid, groups=tuple(map(int, fields[b"Groups"].split())))
+    groups = fields[b"Groups"].split(maxsplit=MOST_GROUPS)
+    return Status(uid=uid, gid=gid, groups=tuple(map(int, groups[:MOST_GROUPS])), more=len(groups) > MOST_GROUPS)
 
 
 @contextmanager
 def open_executable(pid: int) -> Iterator[Executable]:
-    """Open what a process runs now. Raises OSError where that is not permitted, or there is no such process."""
+    """Open what a process runs now. Blocks. Raises OSError where that is not permitted, or there is no such process."""
     link = f"/proc/{pid}/exe"
     descriptor = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -99,7 +104,7 @@ def open_executable(pid: int) -> Iterator[Executable]:
 
 
 def still_runs(pid: int, executable: Executable) -> bool:
-    """Whether the process runs the very same file, unchanged. Raises OSError."""
+    """Whether the process runs the very same file, unchanged. Blocks. Raises OSError."""
     return _content(Path(f"/proc/{pid}/exe").stat()) == executable.content
 
 

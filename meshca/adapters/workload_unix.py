@@ -3,10 +3,12 @@
 Rules:
 - uid, gid and socket are the kernel's word at connect. Supplementary groups, path and sha256 are of the process now.
 - Facts of now count only while the process still runs as the uid that connected: a setuid program is not who dialled.
-- Everything is read between two looks at whether the peer lives and what it runs; if that changes meanwhile, all is read again.
-- Files are hashed in a thread of their own, and for each user one after the other: who shows us large files, and touches them each
-  time, keeps only itself waiting. Nobody else's hash waits for more than one of each user, and no leaf waits for a hash.
-- What cannot be read gives no selector and a remark for `why`, never an error; unless it is we who are short of files or memory.
+- Everything is read between two looks at whether the peer lives and what it runs; if that changes meanwhile, all is read once more.
+- What is read may lead to where no answer comes from (files and names on a network). So it is read in threads, for each user one process
+  after the other, and not waited for without end: who takes long keeps only itself waiting.
+- What is costly is read only where an entry asks (`meshca.matching.COSTLY`). Files are hashed in threads of their own: who shows us large
+  ones, and touches them each time, holds up only what must be hashed, too.
+- What cannot be read gives no selector and a remark for `why`, never an error; unless it is we who are short of files, memory or time.
 """
 
 import asyncio
@@ -16,19 +18,25 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
-from meshca.adapters.processes import Content, Executable, open_executable, read_status, still_runs
+from meshca.adapters.processes import MOST_GROUPS, Content, Executable, open_executable, read_status, still_runs
 from meshca.errors import InvalidInput
+from meshca.matching import costly
 from meshca.model import Selector
 from sds.caller import UnixPeer
 from sds.errors import NotAuthorized
 from sds.peer import SHORTAGE
 
 MAX_HASHED_BYTES = 1024**3
-_ATTEMPTS = 5
+PATIENCE_SECONDS = 10.0
+_ATTEMPTS = 3
+"""One to see that a hash is missing, one to take it, and one more if the process changed meanwhile."""
+_READERS = 8
+_HASHERS = 2
 _MOST_HASHES = 1024
+_MOST_NAMES = 8192
 _NAME_SECONDS = 60.0
 _INTERPRETER = re.compile(
     r"(python|pypy|bash|dash|ash|sh|zsh|ksh|fish|busybox|node|nodejs|deno|bun|java|perl|ruby|php|lua|luajit|tclsh|Rscript)[0-9.-]*"
@@ -41,64 +49,103 @@ class _Changed(Exception):  # noqa: N818 - never leaves this module
     """The process began to run something else while it was read."""
 
 
+class _Unhashed(Exception):  # noqa: N818 - same
+    """The executable must be hashed, and that is for another thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """What is asked of one process: `costly` has the costly kinds among the wanted, `hashing` allows to take the time for a hash."""
+
+    peer: UnixPeer
+    wanted: frozenset[Selector]
+    costly: frozenset[str]
+    hashing: bool
+
+
 class UnixAttestor:
     """See the port. One for the whole process: hashes and names are remembered."""
 
-    def __init__(self, *, max_hashed_bytes: int = MAX_HASHED_BYTES) -> None:
+    def __init__(self, *, max_hashed_bytes: int = MAX_HASHED_BYTES, patience: float = PATIENCE_SECONDS) -> None:
         self._max_hashed_bytes = max_hashed_bytes
-        self._wanted: tuple[frozenset[Selector], bool] = frozenset(), False
+        self._patience = patience
+        self._costly: tuple[frozenset[Selector], frozenset[str]] = frozenset(), frozenset()
         self._hashes: dict[Content, str] = {}
-        self._hasher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hash")
+        self._readers = ThreadPoolExecutor(max_workers=_READERS, thread_name_prefix="attest")
+        self._hashers = ThreadPoolExecutor(max_workers=_HASHERS, thread_name_prefix="hash")
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         self._users = _Names(lambda uid: pwd.getpwuid(uid).pw_name)
         self._groups = _Names(lambda gid: grp.getgrgid(gid).gr_name)
 
     async def attest(self, peer: UnixPeer, wanted: frozenset[Selector]) -> Facts:
         """See the port. Raises NotAuthorized also for a peer that runs something else each time we look."""
+        question = _Question(peer=peer, wanted=wanted, costly=self._costly_of(wanted), hashing=False)
         for _ in range(_ATTEMPTS):
             _check_alive(peer)
             try:
-                facts = await self._read(peer, wanted)
+                facts = await self._answer(question)
+            except _Unhashed:
+                question = replace(question, hashing=True)
             except _Changed:
                 continue
-            _check_alive(peer)
-            return facts
+            else:
+                _check_alive(peer)
+                return facts
         raise NotAuthorized(f"{peer} changes what it runs while it is looked at")
 
-    async def _read(self, peer: UnixPeer, wanted: frozenset[Selector]) -> Facts:
-        found = _Findings()
+    async def _answer(self, question: _Question) -> Facts:
+        """Read in a thread, in the user's turn, which lasts as long as the thread, even if nobody waits any more. Raises TimeoutError."""
+        turn = self._turns.setdefault(question.peer.uid, asyncio.Lock())
+        threads = self._hashers if question.hashing else self._readers
+        try:
+            async with asyncio.timeout(self._patience):
+                await turn.acquire()
+                reading = asyncio.get_running_loop().run_in_executor(threads, self._read, question)
+                reading.add_done_callback(lambda _: turn.release())
+                return await asyncio.shield(reading)
+        except TimeoutError as error:
+            text = f"{question.peer}, or another process of that user, was not read in {self._patience} s"
+            raise TimeoutError(text) from error
+
+    def _costly_of(self, wanted: frozenset[Selector]) -> frozenset[str]:
+        """There may be 10,000 and they seldom change, so the last answer is remembered."""
+        if wanted is not self._costly[0]:
+            self._costly = wanted, costly(wanted)
+        return self._costly[1]
+
+    def _read(self, question: _Question) -> Facts:
+        peer, found = question.peer, _Findings()
         if peer.socket:
             found.add("socket", peer.socket)
         found.add("unix", f"uid:{peer.uid}")
-        found.add("unix", "user", await self._users.get(peer.uid))
+        found.add("unix", "user", self._users.get(peer.uid))
         status = read_status(peer.pid)
         if status.uid == peer.uid:
-            await self._add_groups((peer.gid, *status.groups), found)
-            async with self._turn(peer.uid, wanted):
-                await self._add_executable(peer.pid, wanted, found)
+            self._add_groups((peer.gid, *status.groups), question, found)
+            if status.more:
+                found.remarks.append(f"it has more than {MOST_GROUPS} groups: the others do not count")
+            self._add_executable(question, found)
         else:
-            await self._add_groups((peer.gid,), found)
+            self._add_groups((peer.gid,), question, found)
             found.remarks.append(f"it now runs as uid {status.uid}: no other groups, unix:path or unix:sha256 are read")
         if read_status(peer.pid) != status:
             raise _Changed
         return frozenset(found.selectors), tuple(found.remarks)
 
-    def _turn(self, uid: int, wanted: frozenset[Selector]) -> AbstractAsyncContextManager[None]:
-        """One process of a user at a time where hashes are wanted, so that no more than one file of each is open for it."""
-        return self._turns.setdefault(uid, asyncio.Lock()) if self._wants_hash(wanted) else nullcontext()
-
-    async def _add_groups(self, gids: Iterable[int], found: "_Findings") -> None:
+    def _add_groups(self, gids: Iterable[int], question: _Question, found: "_Findings") -> None:
         for gid in dict.fromkeys(gids):
             found.add("unix", f"gid:{gid}")
-            found.add("unix", "group", await self._groups.get(gid))
+            if "group" in question.costly:
+                found.add("unix", "group", self._groups.get(gid))
 
-    async def _add_executable(self, pid: int, wanted: frozenset[Selector], found: "_Findings") -> None:
+    def _add_executable(self, question: _Question, found: "_Findings") -> None:
+        pid = question.peer.pid
         try:
             with open_executable(pid) as executable:
                 found.add("unix", "path", executable.path)
-                found.remarks += _remarks(executable, wanted)
-                if self._wants_hash(wanted):
-                    found.add("unix", "sha256", await self._sha256(executable, found))
+                found.remarks += _remarks(executable, question.wanted)
+                if "sha256" in question.costly:
+                    found.add("unix", "sha256", self._sha256(executable, question, found))
                 if not still_runs(pid, executable):
                     raise _Changed
         except OSError as error:
@@ -106,33 +153,21 @@ class UnixAttestor:
                 raise
             found.remarks.append(f"/proc/{pid}/exe cannot be read ({error.strerror}): no unix:path or unix:sha256")
 
-    def _wants_hash(self, wanted: frozenset[Selector]) -> bool:
-        """Whether any entry asks. There may be 10,000 and they seldom change, so the last answer is remembered."""
-        if wanted is not self._wanted[0]:
-            self._wanted = wanted, any(each.type == "unix" and each.value.startswith("sha256:") for each in wanted)
-        return self._wanted[1]
-
-    async def _sha256(self, executable: Executable, found: "_Findings") -> str:
+    def _sha256(self, executable: Executable, question: _Question, found: "_Findings") -> str:
         if executable.size > self._max_hashed_bytes:
             found.remarks.append(
                 f"the executable has {executable.size} bytes, above the limit of {self._max_hashed_bytes}: no unix:sha256"
             )
             return ""
-        if executable.content not in self._hashes:
+        digest = self._hashes.get(executable.content)
+        if digest is None:
+            if not question.hashing:
+                raise _Unhashed
+            digest = executable.sha256()
             if len(self._hashes) >= _MOST_HASHES:
                 self._hashes.clear()
-            self._hashes[executable.content] = await self._hash(executable)
-        return self._hashes[executable.content]
-
-    async def _hash(self, executable: Executable) -> str:
-        """Hash to the end even when cancelled: the file is closed next, and its number may then be somebody's connection."""
-        hashing = asyncio.get_running_loop().run_in_executor(self._hasher, executable.sha256)
-        try:
-            return await asyncio.shield(hashing)
-        finally:
-            while not hashing.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([hashing])
+            self._hashes[executable.content] = digest
+        return digest
 
 
 class _Findings:
@@ -153,17 +188,19 @@ class _Findings:
 
 
 class _Names:
-    """Names for numbers, looked up in a thread (the directory may be on a network) and remembered for a minute."""
+    """Names for numbers, remembered for a minute. To look one up may block: the directory may be on a network."""
 
     def __init__(self, look_up: Callable[[int], str]) -> None:
         self._look_up = look_up
         self._known: dict[int, tuple[float, str]] = {}
 
-    async def get(self, number: int) -> str:
+    def get(self, number: int) -> str:
         """Return the name, "" where there is none."""
         until, name = self._known.get(number, (0.0, ""))
         if time.monotonic() >= until:
-            name = await asyncio.to_thread(self._name, number)
+            name = self._name(number)
+            if len(self._known) >= _MOST_NAMES:
+                self._known.clear()
             self._known[number] = time.monotonic() + _NAME_SECONDS, name
         return name
 

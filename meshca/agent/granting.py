@@ -14,21 +14,11 @@ from datetime import datetime
 from cryptography import x509
 
 from meshca.agent.renewal import due
-from meshca.matching import EntryIndex, NearMiss
-from meshca.model import Entry, Leaf, Selector, View
+from meshca.matching import EntryIndex, NearMiss, costly
+from meshca.model import Entry, Leaf, View
 from spiffe.bundle import BundleSet
 from spiffe.id import TrustDomain
 from spiffe.x509svid import X509SVID
-
-
-def is_hash(selector: Selector) -> bool:
-    """Whether it tells of a process's content, which is read only if an entry asks."""
-    return selector.type == "unix" and selector.value.startswith("sha256:")
-
-
-def is_path(selector: Selector) -> bool:
-    """Whether it tells where a process's executable is."""
-    return selector.type == "unix" and selector.value.startswith("path:")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +46,7 @@ class Outlook:
         self.view = view
         same = before is not None and before.view.entries == view.entries
         self.index: EntryIndex = before.index if before is not None and same else EntryIndex(view.entries)
-        self.hashes = any(map(is_hash, self.index.wanted))
+        self.costly = costly(self.index.wanted)
         self._bundles: dict[frozenset[TrustDomain], BundleSet] = {}
         own = view.bundles.get(view.trust_domain)
         self._roots = frozenset(map(_key_id, own.x509_authorities)) if own else frozenset()

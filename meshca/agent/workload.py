@@ -11,9 +11,10 @@ Rules:
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from meshca.agent.granting import Credential, Outlook, denial, is_hash, is_path, served
+from meshca.agent.granting import Credential, Outlook, denial, served
 from meshca.agent.holding import Holding, StreamHolding
 from meshca.agent.renewal import Setback, due_at, set_back
+from meshca.matching import COSTLY, OF_THE_PROGRAM, kind
 from meshca.model import Entry, HolderReport, Selector
 from sds.caller import UnixPeer
 from sds.peer import StartTimeLife
@@ -43,31 +44,30 @@ class Workload:
         self.grants = Latest(Grants(trust_domain=trust_domain, pending=True))
         self.holding = Holding(caller.holder)
         self._default = ""
-        self._hashed = False
+        self._read: frozenset[str] = frozenset()
 
     def attested(
-        self, caller: UnixPeer, selectors: frozenset[Selector], remarks: tuple[str, ...], *, hashed: bool
+        self, caller: UnixPeer, selectors: frozenset[Selector], remarks: tuple[str, ...], *, read: frozenset[str]
     ) -> None:
-        """A connection was made: what was read of the process at that time counts from now on."""
+        """A connection was made: what was read of the process at that time counts from now on. `read` has the costly kinds that were."""
         self.caller = caller
         self.peer = _lasting(caller)
         self.selectors = selectors
         self.remarks = remarks
-        self._hashed = hashed
+        self._read = read
 
-    def narrowed(self, fresh: frozenset[Selector], remarks: tuple[str, ...], *, hashed: bool) -> None:
-        """The process was read again: what it no longer has is lost. A hash that was not read before counts if the path is the same."""
-        same_path = set(filter(is_path, fresh)) == set(filter(is_path, self.selectors))
-        late = frozenset(filter(is_hash, fresh)) if same_path and not self._hashed else frozenset()
+    def narrowed(self, fresh: frozenset[Selector], remarks: tuple[str, ...], *, read: frozenset[str]) -> None:
+        """The process was read again: what it no longer has is lost. Costly kinds not read before count if all else is as it was."""
+        same = all(kind(each) in COSTLY for each in fresh ^ self.selectors)
+        late = frozenset(each for each in fresh if same and kind(each) in read - self._read)
         self.selectors = self.selectors & fresh | late
         self.remarks = remarks
-        self._hashed = self._hashed or hashed
+        self._read = read
 
     def must_be_read(self, candidates: tuple[Entry, ...], outlook: Outlook) -> bool:
         """Whether the process must be looked at again before it is given what these entries say."""
-        relied_on = (selector for entry in candidates for selector in entry.selectors)
-        late_hash = outlook.hashes and not self._hashed
-        return not self.ended and (late_hash or any(is_path(each) or is_hash(each) for each in relied_on))
+        relied_on = {kind(selector) for entry in candidates for selector in entry.selectors}
+        return not self.ended and not (outlook.costly <= self._read and relied_on.isdisjoint(OF_THE_PROGRAM))
 
     def open(self) -> StreamHolding:
         """One more stream."""

@@ -6,10 +6,12 @@ Rules:
   whose entries rely on what may change (`Workload.must_be_read`).
 - A process without streams keeps its leaves, so that it finds them when it reconnects, but they are not renewed.
 - A process that has ended gets nothing, and the CA is told that it holds nothing.
-- One task for each of the four loops, none for each workload.
+- One task for each of the three loops, and one for each user whose processes are being read: who takes long to be read, or cannot be,
+  keeps nobody else's waiting. None for each workload.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
@@ -25,6 +27,7 @@ from meshca.model import AuthorityKey, Entry
 from meshca.ports import Authority, Clock, WorkloadAttestor
 from sds.caller import Caller, UnixPeer
 from sds.errors import NotAuthorized
+from sds.log_limit import LogLimit
 from sds.provider import Grants, Proof
 from sds.watch import Latest
 
@@ -33,6 +36,8 @@ _LONGEST_NAP = 1.0
 _LOOK_AGAIN = timedelta(seconds=1)
 _AT_ONCE = 64
 """How many workloads are decided before others get a turn in the event loop."""
+
+logger = logging.getLogger(__name__)
 
 
 class _Stream:
@@ -93,20 +98,19 @@ class Workloads:
         self._workloads: dict[str, Workload] = {}
         self._stirred: dict[Workload, None] = {}
         self._touched: dict[Workload, None] = {}
-        self._unread: dict[Workload, None] = {}
+        self._unread: dict[int, dict[Workload, None]] = {}
         self._timetable: list[tuple[datetime, int, Workload]] = []
         self._numbers = count()
         self._wake = asyncio.Event()
-        self._wake_reader = asyncio.Event()
         self._seen = clock.now()
         self._life_checked = clock.monotonic()
+        self._log = LogLimit(logger)
 
     async def run(self) -> None:
         """Keep all grants fresh until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch(), name="workloads: view")
-            tasks.create_task(self._reconcile(), name="workloads: reconcile")
-            tasks.create_task(self._read(), name="workloads: read")
+            tasks.create_task(self._reconcile(tasks), name="workloads: reconcile")
             tasks.create_task(self._issuing.run(), name="workloads: issue")
 
     @asynccontextmanager
@@ -133,7 +137,7 @@ class Workloads:
         try:
             peer = self._find(pid)
             selectors, remarks = await self._attestor.attest(peer, self._outlook.index.wanted)
-        except NotAuthorized as error:
+        except (NotAuthorized, OSError) as error:
             raise NotFound(f"no process {pid} can be explained: {error}") from error
         return explain_stranger(peer, selectors, remarks, self._outlook, self._clock.now())
 
@@ -148,7 +152,7 @@ class Workloads:
         outlook = self._outlook
         selectors, remarks = await self._attestor.attest(caller, outlook.index.wanted)
         workload = self._workloads.get(caller.holder) or Workload(caller, outlook.view.trust_domain)
-        workload.attested(caller, selectors, remarks, hashed=outlook.hashes)
+        workload.attested(caller, selectors, remarks, read=outlook.costly)
         if outlook is not self._outlook:
             self._stir(workload)  # what was wanted may have changed while it was read
         return workload
@@ -181,12 +185,12 @@ class Workloads:
 
     # What they do then.
 
-    async def _reconcile(self) -> None:
+    async def _reconcile(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             self._look_at_view()
             self._look_at_clock(self._clock.now())
             await self._check_lives()
-            await self._decide_stirred()
+            await self._decide_stirred(tasks)
             self._report()
             await self._doze()
 
@@ -217,40 +221,46 @@ class Workloads:
                 workload.end()
                 self._stir(workload)
 
-    async def _decide_stirred(self) -> None:
+    async def _decide_stirred(self, tasks: asyncio.TaskGroup) -> None:
         stirred, self._stirred = self._stirred, {}
         async for workload in _unhurried(stirred):
             entries = self._entitled(workload)
             if workload.must_be_read(entries, self._outlook):
-                self._unread[workload] = None
-                self._wake_reader.set()
+                self._read_soon(workload, tasks)
             else:
                 self._decide(workload, entries)
 
-    async def _read(self) -> None:
-        while True:
-            await self._wake_reader.wait()
-            self._wake_reader.clear()
-            while self._unread:
-                workload = next(iter(self._unread))
-                del self._unread[workload]
-                await self._read_again(workload)
+    def _read_soon(self, workload: Workload, tasks: asyncio.TaskGroup) -> None:
+        uid = workload.peer.uid
+        if uid not in self._unread:
+            self._unread[uid] = {}
+            tasks.create_task(self._read(uid), name=f"workloads: read those of uid {uid}")
+        self._unread[uid][workload] = None
+
+    async def _read(self, uid: int) -> None:
+        unread = self._unread[uid]
+        while unread:
+            workload = next(iter(unread))
+            del unread[workload]
+            await self._read_again(workload)
+        del self._unread[uid]
 
     async def _read_again(self, workload: Workload) -> None:
         """Look at the process as it is now, and decide what it keeps. While we cannot look, it keeps what it has and gets nothing new."""
         outlook = self._outlook
         try:
             selectors, remarks = await self._attestor.attest(workload.peer, outlook.index.wanted)
-        except OSError:
-            workload.next_at = self._clock.now() + _LOOK_AGAIN
-            self._plan(workload)
-            return
         except NotAuthorized as error:
             selectors, remarks = frozenset(), (str(error),)
             if not workload.peer.alive():
                 workload.end()
                 self._touch(workload)
-        workload.narrowed(selectors, remarks, hashed=outlook.hashes)
+        except Exception as error:  # noqa: BLE001 - what one process makes of itself must not end the service for all
+            self._log.warning("process not read", kind=type(error), peer=str(workload.peer), reason=repr(error))
+            workload.next_at = self._clock.now() + _LOOK_AGAIN
+            self._plan(workload)
+            return
+        workload.narrowed(selectors, remarks, read=outlook.costly)
         self._decide(workload, self._entitled(workload))
 
     def _entitled(self, workload: Workload) -> tuple[Entry, ...]:

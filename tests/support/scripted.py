@@ -129,9 +129,14 @@ class ScriptedAuthority:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptedAttestor:
-    """The WorkloadAttestor port: `facts` by socket name, dead when there are none. `asked` has the sockets of all whom it read."""
+    """The WorkloadAttestor port: `facts` by socket name, dead when there are none. `asked` has the sockets of all whom it read.
+
+    `failures` by socket name; `stalled` has the sockets of whom it reads without end.
+    """
 
     facts: dict[str, frozenset[Selector]] = field(default_factory=dict)
+    failures: dict[str, Exception] = field(default_factory=dict)
+    stalled: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
 
     def sees(self, socket: str, *selectors: str) -> None:
@@ -140,7 +145,9 @@ class ScriptedAttestor:
 
     async def attest(self, peer: UnixPeer, wanted: frozenset[Selector]) -> tuple[frozenset[Selector], tuple[str, ...]]:
         self.asked.append(peer.socket)
-        await asyncio.sleep(0)
+        await asyncio.Event().wait() if peer.socket in self.stalled else await asyncio.sleep(0)
+        if failure := self.failures.get(peer.socket):
+            raise failure
         if peer.socket not in self.facts:
             raise NotAuthorized(f"{peer} has ended")
         hashes = {each for each in self.facts[peer.socket] if each.value.startswith("sha256:")}

@@ -1,6 +1,7 @@
 """Real processes of several users, attested by what the kernel and /proc say."""
 
 import asyncio
+import ctypes
 import grp
 import hashlib
 import os
@@ -11,13 +12,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from meshca.adapters.processes import Executable, find_process, has_ended
+from meshca.adapters.processes import MOST_GROUPS, Executable, find_process, has_ended
 from meshca.adapters.workload_unix import UnixAttestor
 from meshca.model import Selector
 from meshca.proto import admin_pb2 as pb
@@ -185,6 +187,18 @@ async def test_a_process_of_another_user_has_its_supplementary_groups_and_no_nam
 
 
 @needs_root
+async def test_names_of_groups_are_looked_up_only_if_asked_and_no_more_than_a_thousand_groups_count(
+    attestor: UnixAttestor, dial: Callable[..., Child]
+):
+    child = dial(extra_groups=list(range(100_000, 100_000 + 2 * MOST_GROUPS)))
+    found, remarks = await attestor.attest(child.peer, frozenset())
+    gids = {int(each.removeprefix("unix:gid:")) for each in texts(found) if each.startswith("unix:gid:")}
+    assert gids == {os.getegid(), *range(100_000, 100_000 + MOST_GROUPS)}
+    assert not [each for each in texts(found) if each.startswith("unix:group:")]
+    assert remarks == (f"it has more than {MOST_GROUPS} groups: the others do not count",)
+
+
+@needs_root
 async def test_uid_and_gid_may_be_as_large_as_the_kernel_has_them(attestor: UnixAttestor, dial: Callable[..., Child]):
     child = dial(program=_python_for_all(), user=2**32 - 2, group=2**31, extra_groups=[2**31 + 1])
     found, _ = await attestor.attest(child.peer, selectors("unix:group:any"))
@@ -242,13 +256,18 @@ async def test_a_peer_that_runs_something_else_at_each_look_is_refused_in_the_en
     class Overtaken(UnixAttestor):
         """The executable changes whenever it has been hashed."""
 
-        async def _sha256(self, *arguments: Any) -> str:
-            found = await super()._sha256(*arguments)
+        hashed = 0
+
+        def _sha256(self, *arguments: Any) -> str:
+            found = super()._sha256(*arguments)
             program.touch()
+            self.hashed += 1
             return found
 
+    overtaken = Overtaken()
     with pytest.raises(NotAuthorized, match="changes what it runs"):
-        await Overtaken().attest(child.peer, selectors("unix:sha256:ab"))
+        await overtaken.attest(child.peer, selectors("unix:sha256:ab"))
+    assert overtaken.hashed == 2
 
 
 async def test_a_deleted_binary_has_a_hash_but_no_path_and_a_file_that_is_only_named_so_keeps_its_name(
@@ -290,6 +309,52 @@ async def test_a_program_that_was_deleted_under_anothers_name_in_a_mount_namespa
     found, remarks = await attestor.attest(child.peer, frozenset())
     assert not [each for each in texts(found) if each.startswith("unix:path")]
     assert "was deleted or replaced" in remarks[0]
+
+
+@contextmanager
+def silent(directory: Path) -> Iterator[None]:
+    """A file system that answers nobody, mounted there until the end."""
+    libc = ctypes.CDLL(None)
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+    mounted = libc.mount(b"silent", bytes(directory), b"fuse", 0, options) == 0
+    try:
+        if not mounted:
+            pytest.skip("nothing may be mounted here")
+        yield
+    finally:
+        os.close(device)  # whoever waits for an answer gets an error now
+        libc.umount2(bytes(directory), 2)
+
+
+@needs_root
+@pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="mounts a file system of ours")
+async def test_a_path_that_leads_to_where_no_answer_comes_from_keeps_only_processes_of_that_user_waiting(
+    dial: Callable[..., Child], tmp_path: Path
+):
+    attestor = UnixAttestor(patience=0.1)
+    app = tmp_path / "silent" / "app"
+    app.parent.mkdir()
+    app.touch()
+    waiting, served = dial(), dial(program=_python_for_all(), user=NOBODY, group=NOBODY, extra_groups=[])
+    script = f"mount --bind {CAT} {app} && exec {app}"
+    waiting.tell("exec", UNSHARE, "-m", "sh", "-c", script.replace(" ", "${IFS}"))
+    await until(lambda: waiting.runs == str(app) or waiting.process.poll() is not None)
+    with silent(app.parent):
+        for _ in range(10):  # more than there are threads
+            with pytest.raises(TimeoutError, match=f"pid {waiting.peer.pid} .* was not read in 0.1 s"):
+                await attestor.attest(waiting.peer, frozenset())
+        found, _ = await attestor.attest(served.peer, frozenset())
+        assert f"unix:path:{served.runs}" in texts(found)
+    _, remarks = await until(lambda: _attested(attestor, waiting))
+    assert "is not the file that we see" in remarks[0]
+
+
+async def _attested(attestor: UnixAttestor, child: Child) -> Any:
+    try:
+        return await attestor.attest(child.peer, frozenset())
+    except TimeoutError:
+        return None
 
 
 @needs_root
@@ -335,27 +400,40 @@ async def test_a_binary_that_is_too_large_to_hash_has_a_path_and_a_remark(dial: 
     assert "above the limit of 10" in remarks[0]
 
 
-class Endless(Executable):
-    """A file that is read until the test says so."""
+class Slow(UnixAttestor):
+    """Takes as long to hash as the test says."""
 
-    read = threading.Event()
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
 
-    def sha256(self) -> str:
-        self.read.wait()
-        return "ab"
+    def _sha256(self, executable: Executable, question: Any, *more: Any) -> str:
+        if question.hashing:
+            self.go.wait()
+        return super()._sha256(executable, question, *more)
 
 
-async def test_a_file_stays_open_until_it_was_read_even_if_nobody_waits_for_its_hash_any_more(attestor: UnixAttestor):
-    executable = Endless(path="/bin/endless", doubt="", content=(1, 2, 3, 4, 5), descriptor=-1)
-    hashing = asyncio.create_task(attestor._hash(executable))
-    await until(lambda: attestor._hasher._threads)
-    for _ in range(3):
-        hashing.cancel()
-        await asyncio.sleep(0)
-    assert not hashing.done()
-    executable.read.set()
-    with pytest.raises(asyncio.CancelledError):
-        await hashing
+@needs_root
+async def test_hashes_under_way_hold_back_nobody_who_needs_none_and_go_on_when_nobody_waits(
+    dial: Callable[..., Child], tmp_path: Path
+):
+    slow, wanted = Slow(), selectors("unix:sha256:ab")
+    own = tmp_path / "own"
+    shutil.copy(CAT, own)
+    more_than_threads = range(54321, 54330)
+    children = [dial(program=_python_for_all(), user=uid) for uid in more_than_threads]
+    for child in children:
+        await child.exec(str(own))
+    waiting = [asyncio.create_task(slow.attest(child.peer, wanted)) for child in children]
+    found, _ = await slow.attest(dial().peer, frozenset())
+    assert f"unix:path:{PYTHON}" in texts(found)
+    for each in waiting[1:]:
+        each.cancel()
+    slow.go.set()
+    found, _ = await waiting[0]
+    assert f"unix:sha256:{sha256(CAT)}" in texts(found)
+    found, _ = await slow.attest(children[1].peer, wanted)
+    assert f"unix:sha256:{sha256(CAT)}" in texts(found)
 
 
 async def test_an_entry_that_names_an_interpreter_is_remarked_upon(attestor: UnixAttestor, dial: Callable[..., Child]):

@@ -1,6 +1,7 @@
 """Stories of workloads: the real Provider over a scripted CA, with real keys and processes that really run."""
 
 import asyncio
+import grp
 import os
 import resource
 from collections.abc import AsyncIterator, Iterator
@@ -446,6 +447,45 @@ async def test_a_process_that_we_are_too_short_of_files_to_look_at_keeps_what_it
             await until(lambda: [each.hint for each in stream.grants.value.identities] == ["later"])
 
 
+async def test_a_process_of_which_nothing_can_be_made_out_keeps_what_it_has_and_holds_up_nobody(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+):
+    program, late = selectors("unix:path:/bin/a"), entry("late", selectors=selectors("unix:path:/bin/a"))
+    stage.authority.start(web(selectors=program))
+    for each in ("web", "other"):
+        stage.attestor.sees(each, "unix:path:/bin/a")
+    async with streams(stage, caller(), caller("other")) as [stream, other]:
+        first = await granted(stream, "/web")
+        stage.attestor.failures["web"] = ValueError("no such field")
+
+        stage.authority.change(entries=(web(selectors=program), late))
+
+        await granted(other, "/late", "/web")
+        assert stream.grants.value == first
+        assert [(each.message, each.reason) for each in caplog.records] == [
+            ("process not read", "ValueError('no such field')")
+        ]
+        del stage.attestor.failures["web"]
+        stage.clock.advance(2 * SECOND)
+        await granted(stream, "/late", "/web")
+
+
+async def test_a_process_that_is_read_without_end_keeps_only_processes_of_its_user_waiting(stage: Stage):
+    program = selectors("unix:path:/bin/a")
+    stage.authority.start(web(selectors=program))
+    for each in ("web", "slow"):
+        stage.attestor.sees(each, "unix:path:/bin/a")
+    async with streams(stage, replace(caller("slow"), uid=1000), caller()) as [slow, stream]:
+        first = await granted(slow, "/web")
+        await granted(stream, "/web")
+        stage.attestor.stalled.add("slow")
+
+        stage.authority.change(entries=(web(selectors=program, hint="new"),))
+
+        await until(lambda: [each.hint for each in stream.grants.value.identities] == ["new"])
+        assert slow.grants.value == first
+
+
 async def test_a_process_that_is_found_dead_when_it_is_read_again_is_gone(stage: Stage):
     stage.authority.start(web(selectors=selectors("unix:path:/bin/a")))
     stage.attestor.sees("web", "unix:path:/bin/a")
@@ -529,6 +569,20 @@ async def test_a_late_entry_that_wants_a_hash_is_granted_only_if_the_process_sti
         await until(lambda: len(stage.attestor.asked) >= 2)
         await settled(stage)
         assert ids(stream.grants.value) == expected
+
+
+async def test_names_of_groups_that_an_entry_asks_for_late_or_again_are_granted():
+    named, group = web(selectors=selectors("socket:web")), grp.getgrgid(os.getegid()).gr_name
+    async with played(Stage(attestor=UnixAttestor())) as stage:
+        stage.authority.start(named)
+        async with streams(stage, caller()) as [stream]:
+            await granted(stream, "/web")
+            for _ in range(2):
+                stage.authority.change(entries=(named, entry("late", selectors=selectors(f"unix:group:{group}"))))
+                await granted(stream, "/late", "/web")
+                path = entry("path", selectors=selectors(f"unix:path:{EXECUTABLE}"))
+                stage.authority.change(entries=(named, path))
+                await granted(stream, "/path", "/web")
 
 
 async def test_an_entry_that_comes_while_a_caller_is_attested_counts(stage: Stage):
