@@ -1,7 +1,7 @@
 """`meshca entry`: registration entries, one by one or as a file."""
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,8 @@ from meshca.cli.values import future
 from meshca.client import AdminClient
 from meshca.clock import SystemClock
 from meshca.errors import InvalidInput, NotFound
+from meshca.matching import OF_THE_PROGRAM, kind
+from meshca.model import Selector
 from meshca.proto import admin_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -189,6 +191,7 @@ def apply(
         source=source or DEFAULT_SOURCE, entries=entries, dry_run=dry_run, prune=prune, adopt=adopt
     )
     changes: pb.ApplyEntriesResponse = _told(socket, lambda server: server.entries.Apply(request))
+    _warn_of_programs(changes.unchanged)
     emit({"dry_run": dry_run, **document(changes)}, output, lambda: _change_rows(changes))
     if by_hand := sum(not entry.source for entry in changes.unchanged):
         remark(f"made by hand, and left so: {by_hand}; --adopt takes them under source {request.source}")
@@ -208,11 +211,13 @@ async def _delete(server: AdminClient, entry_ids: Sequence[str], *, now: bool) -
 
 
 def _told(path: str, change: Callable[[AdminClient], Awaitable[Any]]) -> Any:
-    """Make the change, and say which of its entries name a socket that the server does not have."""
+    """Make the change, and say which of its entries anybody can use, and which name a socket that the server does not have."""
 
     async def work(server: AdminClient) -> Any:
         changed = await change(server)
-        if wanted := _sockets_of(changed):
+        entries = [changed] if isinstance(changed, pb.Entry) else [*changed.created, *changed.updated]
+        _warn_of_programs(entries)
+        if wanted := _sockets_of(entries):
             sockets = (await server.status.Status(pb.Empty())).sockets
             for name in sorted(wanted - set(sockets)):
                 there = ", ".join(sorted(sockets))
@@ -222,9 +227,17 @@ def _told(path: str, change: Callable[[AdminClient], Awaitable[Any]]) -> Any:
     return ask(path, work)
 
 
-def _sockets_of(changed: Any) -> set[str]:
-    """The names of all sockets that the entries of an answer ask for."""
-    entries = [changed] if isinstance(changed, pb.Entry) else [*changed.created, *changed.updated]
+def _warn_of_programs(entries: Iterable[pb.Entry]) -> None:
+    for entry in entries:
+        if OF_THE_PROGRAM.issuperset(kind(Selector.parse(text)) for text in entry.selectors):
+            remark(
+                f"WARNING: any user can become {entry.spiffe_id}: the entry says which program runs, not who runs it, and whoever runs "
+                "a program can load code of their own into it. Add a unix:uid, unix:user, unix:gid, unix:group or socket selector."
+            )
+
+
+def _sockets_of(entries: Iterable[pb.Entry]) -> set[str]:
+    """The names of all sockets that they ask for."""
     selectors = (selector for entry in entries for selector in entry.selectors)
     return {selector.removeprefix(_SOCKET) for selector in selectors if selector.startswith(_SOCKET)}
 

@@ -97,6 +97,31 @@ def test_what_list_prints_can_be_applied(admin: ScriptedServer, run: Run, tmp_pa
         assert "dry run" in outcome.err
 
 
+def test_entries_that_say_what_runs_but_not_who_runs_it_are_warned_about(
+    admin: ScriptedServer, run: Run, tmp_path: Path
+):
+    def made(name: str, *selectors: str) -> pb.Entry:
+        return pb.Entry(id=name, spiffe_id=f"spiffe://mesh.local/{name}", selectors=selectors)
+
+    weak = made("weak", "unix:path:/usr/bin/sleep", f"unix:sha256:{'0' * 64}")
+    good = [made(each[:9], "unix:path:/bin/a", each) for each in ("unix:uid:1", "unix:group:a", "socket:path:x")]
+    admin.answers["Entries.Create"] = admin.answers["Entries.Update"] = weak
+    admin.answers["Entries.Apply"] = pb.ApplyEntriesResponse(created=[weak], updated=good, unchanged=[weak])
+    admin.answers["Status.Status"] = pb.StatusResponse(sockets={"path:x": "/run/x"})
+    file = tmp_path / "entries.yaml"
+    file.write_text("spiffe_id: spiffe://mesh.local/weak\nselectors: [unix:path:/usr/bin/sleep]\n")
+    for arguments, times in (
+        (("create", "--spiffe-id", weak.spiffe_id, "--selector", weak.selectors[0]), 1),
+        (("update", "weak", "--hint", "new"), 1),
+        (("apply", "-f", str(file), "-o", "json"), 2),
+    ):
+        outcome = run("entry", *arguments)
+        assert outcome.code == Exit.OK
+        assert outcome.err.count("WARNING: any user can become spiffe://mesh.local/weak: ") == times
+        assert outcome.err.count("WARNING") == times
+        assert "WARNING" not in outcome.out
+
+
 def test_delete_tells_each_entry_and_can_cut_its_callers_off(admin: ScriptedServer, run: Run):
     admin.answers["Entries.List"] = pb.EntryList(entries=[pb.Entry(id=each) for each in "abc"])
     admin.answers["Entries.Delete"] = pb.Empty()
