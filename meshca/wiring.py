@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import BinaryIO
 
 from meshca import logs
 from meshca.adapters import data_directory, store_backup
@@ -188,7 +189,7 @@ def _surroundings(config: Config, store: Store, workloads: Workloads, telemetry:
         sockets={name: str(each.path) for name, each in config.sockets.items()},
         streams=lambda: telemetry.open_streams,
         explain=lambda pid: _explain(workloads, pid),
-        backup=lambda path: _back_up(store, path),
+        backup=lambda: _back_up(store, config.data_dir),
     )
 
 
@@ -275,8 +276,7 @@ def why_message(explanation: Explanation) -> pb.WhyResponse:
     )
 
 
-async def _back_up(store: Store, path: Path) -> int:
+async def _back_up(store: Store, directory: Path) -> BinaryIO:
     if isinstance(store, MemoryStore):
         raise Refused("a memory store has nothing to back up")
-    await store.backup(path)
-    return os.stat(path).st_size  # noqa: PTH116 - one look at a file just written
+    return await store.backup(directory)

@@ -1,13 +1,17 @@
 """Copies of a SQLite store: made while it is in use, checked, and brought back.
 
-Rules: a copy appears whole, durable and with mode 0600, or not at all; nothing is ever overwritten.
+Rules:
+- A copy appears whole, durable and with mode 0600, or not at all; nothing is ever overwritten.
+- Copies are made in directories of ours alone: SQLite opens files by their names, which whoever owns a directory may give to others.
 """
 
 import os
+import secrets
 import sqlite3
 import tempfile
 from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO
 
 from meshca.adapters.private_files import sync_directory
 from meshca.adapters.store_errors import translated
@@ -37,6 +41,16 @@ def copy_store(source: Path, target: Path) -> None:
             os.close(opened)
             Path(name).unlink()
             sync_directory(target.parent)
+
+
+def open_copy(source: Path, directory: Path) -> BinaryIO:
+    """Return an open copy of a store, in a file that has no name and so is gone when it is closed. Raises as `copy_store` does."""
+    path = directory / f"backup-{secrets.token_hex(8)}"
+    copy_store(source, path)
+    try:
+        return path.open("rb")
+    finally:
+        path.unlink()
 
 
 def verify_backup(path: Path) -> str:

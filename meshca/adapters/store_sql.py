@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from sqlalchemy import ColumnElement, Connection, Executable, bindparam, delete, insert, literal, select, true
 
-from meshca.adapters.store_backup import copy_store
+from meshca.adapters.store_backup import open_copy
 from meshca.adapters.store_database import Database
 from meshca.adapters.store_entries import refuse_taken
 from meshca.adapters.store_migrate import migrate
@@ -79,14 +79,14 @@ class SqlStore:
         finally:
             await database.close()
 
-    async def backup(self, path: Path) -> None:
-        """Copy the store as it is now to a new file of mode 0600, whole or not at all. Readers and writers go on meanwhile.
+    async def backup(self, directory: Path) -> BinaryIO:
+        """Return a copy of the store as it is now, in a file in `directory` that has no name. Readers and writers go on meanwhile.
 
-        Raises AlreadyExists, StoreUnavailable, and Refused for PostgreSQL, which has its own tools.
+        The directory must be ours alone. Raises StoreUnavailable, and Refused for PostgreSQL, which has its own tools.
         """
         if self._database.file is None:
             raise Refused(f"{self._database.name} is not ours to copy: use pg_dump")
-        await asyncio.to_thread(copy_store, self._database.file, path)
+        return await asyncio.to_thread(open_copy, self._database.file, directory)
 
 
 class SqlEntryStore:

@@ -411,16 +411,8 @@ class NearMiss(_message.Message):
     missing: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, entry: _Optional[_Union[Entry, _Mapping]] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
 
-class BackupRequest(_message.Message):
-    __slots__ = ("path",)
-    PATH_FIELD_NUMBER: _ClassVar[int]
-    path: str
-    def __init__(self, path: _Optional[str] = ...) -> None: ...
-
-class BackupResponse(_message.Message):
-    __slots__ = ("path", "bytes")
-    PATH_FIELD_NUMBER: _ClassVar[int]
-    BYTES_FIELD_NUMBER: _ClassVar[int]
-    path: str
-    bytes: int
-    def __init__(self, path: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
+class BackupPart(_message.Message):
+    __slots__ = ("content",)
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    content: bytes
+    def __init__(self, content: _Optional[bytes] = ...) -> None: ...

@@ -1140,10 +1140,10 @@ class StatusStub:
                 request_serializer=meshca_dot_proto_dot_admin__pb2.WhyRequest.SerializeToString,
                 response_deserializer=meshca_dot_proto_dot_admin__pb2.WhyResponse.FromString,
                 _registered_method=True)
-        self.Backup = channel.unary_unary(
+        self.Backup = channel.unary_stream(
                 '/meshca.admin.v1.Status/Backup',
-                request_serializer=meshca_dot_proto_dot_admin__pb2.BackupRequest.SerializeToString,
-                response_deserializer=meshca_dot_proto_dot_admin__pb2.BackupResponse.FromString,
+                request_serializer=meshca_dot_proto_dot_admin__pb2.Empty.SerializeToString,
+                response_deserializer=meshca_dot_proto_dot_admin__pb2.BackupPart.FromString,
                 _registered_method=True)
 
 
@@ -1163,7 +1163,7 @@ class StatusServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Backup(self, request, context):
-        """A consistent copy of the store, written by the server to a new file (0600).
+        """A consistent copy of the store, in parts: the server writes no file where somebody else says.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1182,10 +1182,10 @@ def add_StatusServicer_to_server(servicer, server):
                     request_deserializer=meshca_dot_proto_dot_admin__pb2.WhyRequest.FromString,
                     response_serializer=meshca_dot_proto_dot_admin__pb2.WhyResponse.SerializeToString,
             ),
-            'Backup': grpc.unary_unary_rpc_method_handler(
+            'Backup': grpc.unary_stream_rpc_method_handler(
                     servicer.Backup,
-                    request_deserializer=meshca_dot_proto_dot_admin__pb2.BackupRequest.FromString,
-                    response_serializer=meshca_dot_proto_dot_admin__pb2.BackupResponse.SerializeToString,
+                    request_deserializer=meshca_dot_proto_dot_admin__pb2.Empty.FromString,
+                    response_serializer=meshca_dot_proto_dot_admin__pb2.BackupPart.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1263,12 +1263,12 @@ class Status:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/meshca.admin.v1.Status/Backup',
-            meshca_dot_proto_dot_admin__pb2.BackupRequest.SerializeToString,
-            meshca_dot_proto_dot_admin__pb2.BackupResponse.FromString,
+            meshca_dot_proto_dot_admin__pb2.Empty.SerializeToString,
+            meshca_dot_proto_dot_admin__pb2.BackupPart.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,10 +1,9 @@
 """How the server is, why a process gets what it gets, and a copy of the store, over the admin API."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from meshca.authority.holders import Ledger
 from meshca.authority.recorder import Recorder
@@ -20,8 +19,10 @@ from meshca.server.registry import Registry
 
 # Why a process gets what it gets; the agent knows. Raises NotFound when there is no such process.
 Explain = Callable[[int], Awaitable[pb.WhyResponse]]
-# Writes a copy of the store to a new file and returns its size in bytes.
-Backup = Callable[[Path], Awaitable[int]]
+# Makes a copy of the store, to be read and closed.
+Backup = Callable[[], Awaitable[BinaryIO]]
+
+PART_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,9 @@ class StatusAPI(rpc.StatusServicer):
         """What the gate saw of a process, which entries match, and what the nearest ones lack."""
         return await self._explain(request.pid)
 
-    async def Backup(self, request: pb.BackupRequest, context: Any) -> pb.BackupResponse:  # noqa: N802 - same
-        """A consistent copy of the store in a new file."""
-        await self._note("store.backup", self._identify(context), path=request.path)
-        return pb.BackupResponse(path=request.path, bytes=await self._backup(Path(request.path)))
+    async def Backup(self, request: pb.Empty, context: Any) -> AsyncIterator[pb.BackupPart]:  # noqa: N802, ARG002 - same
+        """A consistent copy of the store, in parts."""
+        await self._note("store.backup", self._identify(context))
+        with await self._backup() as copy:
+            while content := copy.read(PART_BYTES):
+                yield pb.BackupPart(content=content)

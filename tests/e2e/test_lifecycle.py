@@ -243,6 +243,7 @@ import grpc
 from meshca.client import connect
 from meshca.proto import admin_pb2 as pb
 os.chdir(sys.argv[1])
+os.chmod(".", 0o711)
 os.setgroups([]); os.setgid(12345); os.setuid(12345)
 async def main():
     async with connect("admin.sock") as client:
@@ -267,7 +268,6 @@ asyncio.run(main())
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 async def test_an_administrator_who_is_removed_can_do_nothing_more_on_connections_that_are_open(tmp_path: Path):
-    os.chmod(tmp_path, 0o711)  # noqa: PTH101 - one short call, which pathlib's would be as well
     async with running_server(tmp_path, ["a"], settings="admin_uids = [12345]\n" + SETTINGS) as server:
         admin = await asyncio.create_subprocess_exec(*python(ADMIN, tmp_path), cwd=TREE, stdin=PIPE, stdout=PIPE)
         assert admin.stdin is not None

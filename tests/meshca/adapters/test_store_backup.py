@@ -3,13 +3,15 @@
 # ruff: noqa: ASYNC240 - blocking on a local file is no harm in a test
 
 import asyncio
+import os
+import re
 import sqlite3
 import stat
 from pathlib import Path
 
 import pytest
 
-from meshca.adapters.store_backup import restore, verify_backup
+from meshca.adapters.store_backup import copy_store, restore, verify_backup
 from meshca.adapters.store_migrate import newest_revision
 from meshca.adapters.store_sql import SqlStore
 from meshca.errors import AlreadyExists, CannotStart, InvalidInput
@@ -36,7 +38,7 @@ async def backup(file: Path, tmp_path: Path) -> Path:
         await store.entries.create(entry("web"))
         await store.journal.save(slots(CA.create()))
         await store.audit.append([link("a", n, body="x" * 200) for n in range(200)])
-        await store.backup(made)
+        copy_store(file, made)  # while it is in use
     return made
 
 
@@ -61,7 +63,8 @@ async def test_a_copy_made_amid_writes_holds_whole_transactions(file: Path, tmp_
                 await store.audit.append([link("a", start + part) for part in range(8)])
 
         async def copy(n: int) -> None:
-            await store.backup(tmp_path / f"{n}.backup")
+            with await store.backup(tmp_path) as copied:
+                (tmp_path / f"{n}.backup").write_bytes(copied.read())
 
         await asyncio.gather(write(), copy(1), copy(2))
 
@@ -80,9 +83,8 @@ async def test_nothing_is_overwritten_nor_restored_beside_what_another_store_lef
 
     with pytest.raises(AlreadyExists, match=str(taken)):
         restore(backup, tmp_path / "new.db")
-    async with SqlStore.open(url_of(file)) as store:
-        with pytest.raises(AlreadyExists, match=str(taken)):
-            await store.backup(tmp_path / "new.db")
+    with pytest.raises(AlreadyExists, match=str(taken)):
+        copy_store(file, tmp_path / "new.db")
 
     assert taken.read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"store.db", "copies of today", taken.name}
@@ -127,10 +129,19 @@ def test_a_copy_of_a_newer_version_is_refused_by_both_revisions(backup: Path, tm
     assert not (tmp_path / "restored.db").exists()
 
 
-async def test_a_target_that_can_not_be_made_is_named(file: Path, tmp_path: Path):
+async def test_a_target_that_can_not_be_made_is_named(file: Path, backup: Path, tmp_path: Path):
+    with pytest.raises(InvalidInput, match=f"{tmp_path}/no is no directory"):
+        restore(backup, tmp_path / "no" / "backup")
+
+
+async def test_an_open_copy_has_no_name_and_only_we_could_read_it(file: Path, backup: Path, tmp_path: Path):
+    before = set(tmp_path.iterdir())
     async with SqlStore.open(url_of(file)) as store:
-        with pytest.raises(InvalidInput, match=f"{tmp_path}/no is no directory"):
-            await store.backup(tmp_path / "no" / "backup")
+        with await store.backup(tmp_path) as copied:
+            status = os.fstat(copied.fileno())
+            assert (status.st_nlink, stat.S_IMODE(status.st_mode)) == (0, 0o600)
+            assert copied.read() == backup.read_bytes()
+    assert {path for path in tmp_path.iterdir() if not path.name.startswith("store.db")} == before - {file}
 
 
 LIMITED = """
@@ -139,14 +150,14 @@ from pathlib import Path
 from meshca.adapters.store_sql import SqlStore
 from meshca.errors import StoreUnavailable
 
-async def main(url, target):
+async def main(url, directory):
     async with SqlStore.open(url) as store:
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
         try:
-            await store.backup(target)
+            await store.backup(directory)
         except StoreUnavailable as error:
             print(error)
-    assert list(target.parent.iterdir()) == []
+    assert list(directory.iterdir()) == []
 
 asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
 """
@@ -155,9 +166,9 @@ asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
 def test_no_part_of_a_copy_stays_where_the_disk_is_full(file: Path, backup: Path, tmp_path: Path):
     (tmp_path / "full").mkdir()
 
-    said = run_unprivileged(LIMITED, url_of(file), tmp_path / "full" / "backup")
+    said = run_unprivileged(LIMITED, url_of(file), tmp_path / "full")
 
-    assert f"copy {tmp_path}/full/backup of store {file} can not be used: the disk" in said
+    assert re.search(rf"copy {tmp_path}/full/backup-[0-9a-f]+ of store {file} can not be used: the disk", said)
 
 
 def execute(file: Path, *statements: str) -> None:

@@ -1,5 +1,6 @@
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import grpc
 import pytest
@@ -87,10 +88,59 @@ def test_audit_export_prints_a_line_for_each_record_and_prune_says_what_is_left(
     assert "w:6:aa" in run("audit", "prune", "--before", "90d").out
 
 
-def test_backup_names_the_file_absolutely_since_the_server_has_another_directory(admin: ScriptedServer, run: Run):
-    admin.answers["Status.Backup"] = pb.BackupResponse(path="/x", bytes=9)
-    assert run("store", "backup", "copy.db").code == Exit.OK
-    assert admin.request.path.startswith("/")
+PARTS = [pb.BackupPart(content=b"the "), pb.BackupPart(content=b"store")]
+
+
+def test_a_backup_is_written_by_who_asks_for_it(admin: ScriptedServer, run: Run, tmp_path: Path):
+    admin.answers["Status.Backup"] = PARTS
+    copy = tmp_path / "copy.db"
+    assert run("store", "backup", str(copy), "-o", "json").json == {"path": str(copy), "bytes": 9}
+    assert (copy.read_bytes(), copy.stat().st_mode & 0o777) == (b"the store", 0o600)
+
+
+@pytest.mark.parametrize("beside", ["", "-wal", "-shm", "-journal"])
+def test_a_backup_overwrites_nothing(admin: ScriptedServer, run: Run, tmp_path: Path, beside: str):
+    taken = tmp_path / f"copy.db{beside}"
+    taken.write_text("mine")
+    outcome = run("store", "backup", str(tmp_path / "copy.db"))
+    assert (outcome.code, str(taken) in outcome.err, admin.requests) == (Exit.EXISTS, True, [])
+    assert taken.read_text() == "mine"
+
+
+def test_a_backup_that_breaks_off_leaves_nothing(admin: ScriptedServer, run: Run, tmp_path: Path):
+    (tmp_path / "new").mkdir()
+    admin.answers["Status.Backup"] = [*PARTS, (grpc.StatusCode.UNAVAILABLE, "the disk is full")]
+    assert run("store", "backup", str(tmp_path / "new" / "copy.db")).code == Exit.UNREACHABLE
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_who_owns_the_directory_of_a_backup_can_not_lead_it_elsewhere(admin: ScriptedServer, run: Run, tmp_path: Path):
+    theirs, precious = tmp_path / "theirs", tmp_path / "precious"
+    theirs.mkdir()
+
+    def swap(_: object) -> list[pb.BackupPart]:
+        (temporary,) = theirs.iterdir()
+        temporary.unlink()
+        temporary.symlink_to(precious)
+        return PARTS
+
+    admin.answers["Status.Backup"] = swap
+    assert run("store", "backup", str(theirs / "copy.db")).code == Exit.NOT_FOUND
+    assert not precious.exists()
+    assert not list(theirs.iterdir())
+
+
+def test_a_backup_that_appeared_meanwhile_stays(admin: ScriptedServer, run: Run, tmp_path: Path):
+    copy = tmp_path / "copy.db"
+
+    def appear(_: object) -> list[pb.BackupPart]:
+        copy.write_text("mine")
+        return PARTS
+
+    admin.answers["Status.Backup"] = appear
+    assert run("store", "backup", str(copy)).code == Exit.EXISTS
+    assert copy.read_text() == "mine"
+    assert not list(tmp_path.glob(".copy.db*"))
 
 
 @pytest.mark.parametrize(
