@@ -6,12 +6,15 @@ Rules:
 - Each set is a directory of its own; the names are links through `..data`, and swapping that one link swaps the set.
   The set before it is kept for readers who are just at it. A reader who wants a whole set resolves `..data` once.
 - Files are 0600 and directories 0700, from their first byte on. What is not ours in the directory stays untouched.
+- The directory is ours, and others can not write to it; names in it are resolved against the opened directory.
 """
 
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from meshca.errors import CannotStart
@@ -21,6 +24,8 @@ from spiffe.x509svid import X509SVID
 _CURRENT = "..data"
 _SET = "..set-"
 _KEPT = 2
+_WRITE_OF_OTHERS = 0o022
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def file_set(svids: Sequence[X509SVID], bundles: BundleSet) -> dict[str, bytes]:
@@ -36,53 +41,80 @@ def file_set(svids: Sequence[X509SVID], bundles: BundleSet) -> dict[str, bytes]:
 
 
 def write_set(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Make the directory show exactly this set, all at once. Raises OSError, CannotStart when a name is taken by a directory of others."""
+    """Make the directory show exactly this set, all at once. Raises OSError, CannotStart when it, or a name in it, is not for us alone."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_free(directory, files)
-    fresh = _SET + secrets.token_hex(8)
-    _write_all(directory / fresh, files)
-    _link(directory, _CURRENT, fresh)
-    for name in files:
-        if not _is_ours(directory / name):
-            _link(directory, name, f"{_CURRENT}/{name}")
-    _sweep(directory, files, fresh)
+    with _opened(directory) as place:
+        _check_ours(os.fstat(place), directory)
+        _check_free(place, directory, files)
+        fresh = _SET + secrets.token_hex(8)
+        _write_all(place, fresh, files)
+        _link(place, _CURRENT, fresh)
+        for name in files:
+            if not _is_ours(place, name):
+                _link(place, name, f"{_CURRENT}/{name}")
+        _sweep(place, files, fresh)
 
 
-def _check_free(directory: Path, files: Mapping[str, bytes]) -> None:
-    taken = [name for name in (*files, _CURRENT) if (directory / name).is_dir() and not (directory / name).is_symlink()]
+@contextmanager
+def _opened(path: str | Path, place: int | None = None) -> Iterator[int]:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if place is not None else 0)
+    opened = os.open(path, flags, dir_fd=place)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
+
+
+def _check_ours(status: os.stat_result, path: Path) -> None:
+    mode, ours = stat.S_IMODE(status.st_mode), os.geteuid()
+    if status.st_uid != ours:
+        raise CannotStart(
+            f"{path} belongs to uid {status.st_uid}, who could swap the SVIDs in it: name one of uid {ours}"
+        )
+    if mode & _WRITE_OF_OTHERS:
+        raise CannotStart(f"{path} has mode {mode:04o}, and others could swap the SVIDs in it: chmod go-w {path}")
+
+
+def _check_free(place: int, directory: Path, files: Mapping[str, bytes]) -> None:
+    with os.scandir(place) as found:
+        directories = {each.name for each in found if each.is_dir(follow_symlinks=False)}
+    taken = [name for name in (*files, _CURRENT) if name in directories]
     if taken:
         raise CannotStart(f"{directory / taken[0]} is a directory: name another place for the SVIDs")
 
 
-def _write_all(directory: Path, files: Mapping[str, bytes]) -> None:
-    directory.mkdir(mode=0o700)
-    for name, content in files.items():
-        with open(directory / name, "xb", opener=_private) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+def _write_all(place: int, fresh: str, files: Mapping[str, bytes]) -> None:
+    os.mkdir(fresh, 0o700, dir_fd=place)
+    with _opened(fresh, place) as made:
+        for name, content in files.items():
+            with os.fdopen(os.open(name, _NEW, 0o600, dir_fd=made), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
-
-
-def _link(directory: Path, name: str, target: str) -> None:
+def _link(place: int, name: str, target: str) -> None:
     """Make `name` a link to `target`, in place of whatever file or link it was."""
-    fresh = directory / f"..link-{secrets.token_hex(8)}"
-    fresh.symlink_to(target)
-    fresh.replace(directory / name)
+    fresh = f"..link-{secrets.token_hex(8)}"
+    os.symlink(target, fresh, dir_fd=place)
+    os.replace(fresh, name, src_dir_fd=place, dst_dir_fd=place)
 
 
-def _is_ours(path: Path) -> bool:
-    return path.is_symlink() and path.readlink() == Path(_CURRENT, path.name)
+def _is_ours(place: int, name: str) -> bool:
+    try:
+        return os.readlink(name, dir_fd=place) == f"{_CURRENT}/{name}"
+    except OSError:  # it is not there, or no link
+        return False
 
 
-def _sweep(directory: Path, files: Mapping[str, bytes], fresh: str) -> None:
+def _sweep(place: int, files: Mapping[str, bytes], fresh: str) -> None:
     """Take away links of SVIDs that are no more, and sets that nobody reads any longer."""
-    for path in directory.iterdir():
-        if _is_ours(path) and path.name not in files:
-            path.unlink()
-    sets = [path for path in directory.glob(f"{_SET}*") if path.name != fresh]
-    for path in sorted(sets, key=lambda each: each.stat().st_mtime_ns, reverse=True)[_KEPT - 1 :]:
-        shutil.rmtree(path)
+    with os.scandir(place) as found:
+        entries = list(found)
+    for each in entries:
+        if each.name not in files and _is_ours(place, each.name):
+            os.unlink(each.name, dir_fd=place)
+    sets = [each for each in entries if each.name.startswith(_SET) and each.is_dir(follow_symlinks=False)]
+    old = sorted((each for each in sets if each.name != fresh), key=lambda each: each.stat().st_mtime_ns, reverse=True)
+    for each in old[_KEPT - 1 :]:
+        shutil.rmtree(each.name, dir_fd=place)

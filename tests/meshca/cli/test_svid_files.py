@@ -74,3 +74,43 @@ def test_a_name_that_is_a_directory_is_refused_before_anything_is_written(tmp_pa
     with pytest.raises(CannotStart, match=r"svid\.0\.key is a directory"):
         write_set(tmp_path, file_set([svid()], BUNDLES))
     assert [path.name for path in tmp_path.iterdir()] == ["svid.0.key"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")
+def test_a_directory_of_somebody_else_is_refused(tmp_path: Path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 12345, 12345)
+    with pytest.raises(CannotStart, match=r"theirs belongs to uid 12345, .* name one of uid 0"):
+        write_set(theirs, file_set([svid()], BUNDLES))
+    assert list(theirs.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o1777])
+def test_a_directory_that_others_can_write_to_is_refused(tmp_path: Path, mode: int):
+    open_to_all = tmp_path / "open"
+    open_to_all.mkdir()
+    open_to_all.chmod(mode)
+    with pytest.raises(CannotStart, match=f"open has mode {mode:04o}, .*: chmod go-w {open_to_all}"):
+        write_set(open_to_all, file_set([svid()], BUNDLES))
+    assert list(open_to_all.iterdir()) == []
+
+
+def test_a_directory_that_others_may_read_and_a_link_to_it_are_taken(tmp_path: Path):
+    (tmp_path / "real").mkdir(mode=0o755)
+    (tmp_path / "link").symlink_to("real")
+    write_set(tmp_path / "link", file_set([svid()], BUNDLES))
+    assert (tmp_path / "real" / "svid.0.pem").exists()
+
+
+def test_a_link_in_place_of_a_set_ends_no_renewal_and_is_not_followed(tmp_path: Path):
+    directory, elsewhere = tmp_path / "svids", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").touch()
+    write_set(directory, file_set([svid()], BUNDLES))
+    for name, target in (("..set-a", elsewhere), ("..set-b", "nowhere")):
+        (directory / name).symlink_to(target)
+    for _ in range(3):
+        write_set(directory, file_set([svid()], BUNDLES))
+    assert (elsewhere / "precious").exists()
+    assert (directory / "..set-b").is_symlink()
