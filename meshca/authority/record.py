@@ -11,21 +11,34 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from meshca.errors import InvalidInput, Refused
 from meshca.model import AuditKind, AuditRecord, AuthorityKey, Leaf
+from spiffe.errors import SpiffeError
 from spiffe.id import SpiffeID
 
 Facts = Mapping[str, Any]
 
 _HEAD = re.compile(r"([^:]+):([0-9]{1,18}):([0-9a-f]*)")
+_ILL = (
+    KeyError,
+    ValueError,
+    TypeError,
+    RecursionError,
+    SpiffeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+)
+"""What reading a body may raise that whoever can write the disk has made up."""
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
@@ -87,12 +100,11 @@ class Chain:
             _check_follows(record, self._last)
         if _hash_of(record) != record.hash:
             raise Refused(f"{_named(record)} was changed: its hash does not fit")
-        if record.kind in {AuditKind.HEAD, AuditKind.ANCHOR}:
-            verify_signed(record)
-        if record.kind is AuditKind.HEAD and self._last and _head_said(record) != head_text(self._last, record.writer):
+        said = verify_signed(record) if record.kind in {AuditKind.HEAD, AuditKind.ANCHOR} else {}
+        if record.kind is AuditKind.HEAD and self._last and said.get("head") != head_text(self._last, record.writer):
             raise Refused(f"{_named(record)} names another head than record {self._last.sequence}")
         self._compare(record.writer, record.sequence, record.hash)
-        self._anchored = self._anchored or _is_anchor_of(record, first)
+        self._anchored = self._anchored or (record.kind is AuditKind.ANCHOR and _is_anchor(said, first))
         self._last = record
         self.count += 1
 
@@ -147,45 +159,42 @@ def signed_facts(facts: Facts, key: AuthorityKey, certificate: x509.Certificate)
     }
 
 
-def verify_signed(record: AuditRecord) -> None:
-    """Raise Refused unless a head's or anchor's signature is right."""
-    facts = json.loads(record.body)
+def verify_signed(record: AuditRecord) -> Facts:
+    """What a head or anchor says. Raises Refused unless its signature is right."""
     try:
+        facts = dict(json.loads(record.body))
         certificate = x509.load_der_x509_certificate(base64.b64decode(facts.pop("certificate")))
         _verify(certificate.public_key(), base64.b64decode(facts.pop("signature")), _message(facts))
-    except (KeyError, ValueError, InvalidSignature) as error:
+    except _ILL as error:
         raise Refused(f"the signature of {_named(record)} is wrong") from error
+    return facts
 
 
 def leaf_of(record: AuditRecord) -> Leaf:
-    """The leaf that an `issued` link tells of."""
-    facts = json.loads(record.body)
-    return Leaf(
-        serial=int(record.serial, 16),
-        spiffe_id=SpiffeID.parse(record.spiffe_id),
-        entry_id=facts["entry"],
-        holder=facts["holder"],
-        intermediate_id=facts["intermediate"],
-        root_id=facts["root"],
-        issued_at=record.at,
-        not_after=record.not_after or record.at,
-    )
+    """The leaf that an `issued` link tells of. Raises Refused."""
+    try:
+        facts = json.loads(record.body)
+        return Leaf(
+            serial=int(record.serial, 16),
+            spiffe_id=SpiffeID.parse(record.spiffe_id),
+            entry_id=facts["entry"],
+            holder=facts["holder"],
+            intermediate_id=facts["intermediate"],
+            root_id=facts["root"],
+            issued_at=record.at,
+            not_after=record.not_after or record.at,
+        )
+    except _ILL as error:
+        raise Refused(f"{_named(record)} tells of no leaf") from error
 
 
 def leaf_facts(leaf: Leaf) -> Facts:
-    """What intent and issued links say of a leaf, beside what is lifted out for queries."""
+    """What both intent and issued links say of a leaf, beside what is lifted out for queries: whose it is."""
     return {"entry": leaf.entry_id, "holder": leaf.holder, "intermediate": leaf.intermediate_id, "root": leaf.root_id}
 
 
-def _head_said(record: AuditRecord) -> str:
-    return str(json.loads(record.body).get("head"))
-
-
-def _is_anchor_of(record: AuditRecord, first: AuditRecord) -> bool:
-    if record.kind is not AuditKind.ANCHOR:
-        return False
-    facts = json.loads(record.body)
-    return bool(facts.get("sequence") == first.sequence - 1 and facts.get("hash") == first.previous)
+def _is_anchor(said: Facts, first: AuditRecord) -> bool:
+    return bool(said.get("sequence") == first.sequence - 1 and said.get("hash") == first.previous)
 
 
 def _hash_of(record: AuditRecord) -> str:
@@ -195,12 +204,19 @@ def _hash_of(record: AuditRecord) -> str:
 
 def _hash(*fields: str | int | datetime | None) -> str:
     """SHA-256 over the fields, each with its length before it, so that no two links can read the same. Times must be UTC."""
-    texts = [each if isinstance(each, str) else _text(each) for each in fields]
-    return hashlib.sha256("".join([f"{len(text)}:{text}," for text in texts]).encode()).hexdigest()
+    texts = [
+        each if isinstance(each, str) else time_text(each) if isinstance(each, datetime) else str(each)
+        for each in fields
+    ]
+    return hashlib.sha256(
+        "".join([f"{len(text)}:{text}," for text in texts]).encode(errors="surrogatepass")
+    ).hexdigest()
 
 
-def _text(field: int | datetime | None) -> str:
-    return field.isoformat() if isinstance(field, datetime) else str(field)
+@lru_cache(maxsize=1024)
+def time_text(at: datetime) -> str:
+    """A time as the record has it. Many links of a batch have the same."""
+    return at.isoformat()
 
 
 def _message(facts: Facts) -> bytes:

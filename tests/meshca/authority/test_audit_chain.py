@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshca.adapters.store_memory import MemoryAuditLog
-from meshca.authority.record import Chain, head_text, leaf_of, link, parse_head
+from meshca.authority.record import Chain, _hash_of, head_text, leaf_of, link, parse_head, signed_facts
 from meshca.authority.recorder import Note, Recorder
 from meshca.errors import InvalidInput, Refused, StoreUnavailable
 from meshca.model import AuditKind, AuditQuery, AuditRecord
@@ -185,6 +185,62 @@ async def test_a_forged_signature_of_a_head_shows(authority: Any):
     ):
         with pytest.raises(Refused, match="the signature of record 3 of server is wrong"):
             verified(resigned(links, **forged))
+
+
+HOSTILE = [
+    "",
+    "not json",
+    "[]",
+    "null",
+    '"certificate"',
+    "{}",
+    '{"certificate":5}',
+    '{"certificate":[],"signature":""}',
+    '{"certificate":"é","signature":""}',
+    '{"certificate":"\ud800","signature":""}',
+    '{"certificate":"AAAA","signature":5}',
+    '{"certificate":' + "9" * 5000 + "}",
+    "[" * 100_000,
+    '{"certificate":' * 100_000,
+    '"\ud800',
+]
+
+
+@pytest.mark.parametrize("kind", [AuditKind.HEAD, AuditKind.ANCHOR, AuditKind.ISSUED])
+@pytest.mark.parametrize("body", HOSTILE, ids=lambda body: body[:24].encode(errors="replace"))
+async def test_a_body_that_nobody_would_write_is_refused_with_the_record_named(kind: AuditKind, body: str):
+    """By who can write the disk: with a hash that fits, or without."""
+    links = await chain(3)
+    other = replace(links[2], kind=kind, body=body)
+    with pytest.raises(Refused, match="record 3 of server was changed"):
+        verified([*links[:2], other])
+    other = replace(other, hash=_hash_of(other))
+    if kind is AuditKind.ISSUED:
+        with pytest.raises(Refused, match="record 3 of server tells of no leaf"):
+            leaf_of(other)
+    else:
+        with pytest.raises(Refused, match="the signature of record 3 of server is wrong"):
+            verified([*links[:2], other])
+
+
+async def test_odd_facts_that_were_signed_are_checked_as_any_other():
+    links = await chain(3)
+    facts = {"head": "\ud800", "more": [float("nan")], "hash": {}}
+    with pytest.raises(Refused, match="record 3 of server names another head"):
+        verified(resigned(links, **signed_facts(facts, *SIGNER)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"serial": ""}, {"serial": "xyz"}, {"spiffe_id": ""}, {"spiffe_id": "spiffe://"}, {"body": '{"entry":"web"}'}],
+    ids=str,
+)
+async def test_an_issued_record_that_tells_of_no_leaf_is_named(changes: dict[str, str]):
+    kernel = await Kernel.started()
+    await kernel.leaf()
+    (record,) = await kernel.audit.find(AuditQuery(kind=AuditKind.ISSUED))
+    with pytest.raises(Refused, match=f"record {record.sequence} of server tells of no leaf"):
+        leaf_of(replace(record, **changes))
 
 
 async def test_a_signed_head_that_belongs_elsewhere_shows():
