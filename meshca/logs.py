@@ -86,8 +86,8 @@ class ConsoleLines(logging.Formatter):
         time, level, logger, event = (fields.pop(key) for key in ("time", "level", "logger", "event"))
         trace = fields.pop("exception", "")
         words = [f"{key}={_word(value)}" for key, value in {**fields, "logger": logger}.items()]
-        line = " ".join([time, f"{level:<7}", _printable(event), *words])
-        return "\n    ".join([line, *(_printable(each) for each in trace.splitlines())])
+        line = " ".join([time, f"{level:<7}", printable(event), *words])
+        return "\n    ".join([line, *(printable(each) for each in trace.splitlines())])
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
@@ -135,5 +135,6 @@ def _word(value: Any) -> str:
     return value if plain else json.dumps(value)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text with what is not printable written out."""
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

@@ -303,7 +303,10 @@ class Holder:
 
 
 class AuditKind(StrEnum):
-    """What an audit record tells of. `intent` is written before a key is used, `issued` after the signed certificate was checked."""
+    """What an audit record tells of. `intent` is written before a key is used, `issued` after the signed certificate was checked.
+
+    `admin` is what an administrator asked for, before it is carried out; `refused` a leaf or a wish that was refused, or failed.
+    """
 
     INTENT = "intent"
     ISSUED = "issued"

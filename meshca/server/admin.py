@@ -24,8 +24,9 @@ from spiffe.errors import SpiffeError
 
 logger = logging.getLogger(__name__)
 
-# Records an administrator's wish before it is carried out: operation, caller, facts. Raises StoreUnavailable, and then nothing is done.
-Note = Callable[..., Awaitable[None]]
+MOST_CHARACTERS = 4000
+"""Of the text of a status: it travels in a header, which has its limit."""
+
 # Who calls, if they may administer at this moment. Raises NotAuthorized.
 Identify = Callable[[Any], UnixPeer]
 
@@ -53,7 +54,7 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     """The status and text for an error. An unforeseen one shows its type only: its text might hold what nobody should see."""
     for kind, code in STATUS:
         if isinstance(error, kind):
-            return code, str(error)
+            return code, str(error)[:MOST_CHARACTERS]
     return grpc.StatusCode.INTERNAL, f"internal error ({type(error).__name__}); the server's log has the request id"
 
 

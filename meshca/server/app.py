@@ -31,8 +31,8 @@ from meshca.server.registry import Registry
 from meshca.server.shedding import Shedding
 from meshca.server.status_api import Backup, Explain, Sources, StatusAPI
 from meshca.server.svid_api import SVIDAPI
+from meshca.server.wish import asked_of
 from meshca.telemetry import Standing, Telemetry
-from sds.caller import UnixPeer
 from spiffe.id import SpiffeID
 
 WRITER = "server"
@@ -157,7 +157,7 @@ class CAServer:
     def add_admin_services(self, server: grpc.aio.Server, identify: Identify, around: Surroundings) -> None:
         """Serve the admin API."""
         clock, registry, rotation = self._ports.clock, self.registry, self.rotation
-        shared: dict[str, Any] = {"note": self._note, "identify": identify}
+        shared: dict[str, Any] = {"asked": asked_of(self.recorder, identify)}
         authorities = AuthorityAPI(rotation=rotation, slots=self.ca.slots, ledger=self.ledger, clock=clock, **shared)
         sources = Sources(
             version=around.version,
@@ -243,9 +243,3 @@ class CAServer:
         for text in self._alarms - alarms:
             logger.info("alarm over", extra={"alarm": text})
         self._alarms = alarms
-
-    async def _note(self, operation: str, caller: UnixPeer, **facts: Any) -> None:
-        """Record an administrator's wish before it is carried out."""
-        asked = {"operation": operation, "uid": caller.uid, "pid": caller.pid, **facts}
-        await self.recorder.append([Note(kind=AuditKind.ADMIN, facts=asked)])
-        logger.info("admin", extra=asked)

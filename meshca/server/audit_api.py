@@ -10,8 +10,8 @@ from meshca.model import AuditKind, AuditQuery
 from meshca.ports import AuditLog
 from meshca.proto import admin_pb2 as pb
 from meshca.proto import admin_pb2_grpc as rpc
-from meshca.server.admin import Identify, Note
 from meshca.server.convert import parsed, record_message, when
+from meshca.server.wish import Asked
 from spiffe.id import SpiffeID
 
 DEFAULT_LIMIT = 100
@@ -23,12 +23,11 @@ PAGE = 1000
 class AuditAPI(rpc.AuditServicer):
     """The Audit service."""
 
-    def __init__(self, *, log: AuditLog, record: Recorder, rotation: Rotation, note: Note, identify: Identify) -> None:
+    def __init__(self, *, log: AuditLog, record: Recorder, rotation: Rotation, asked: Asked) -> None:
         self._log = log
         self._record = record
         self._rotation = rotation
-        self._note = note
-        self._identify = identify
+        self._asked = asked
 
     async def Find(self, request: pb.FindRequest, context: Any) -> pb.AuditRecordList:  # noqa: N802, ARG002 - the proto names it
         """The records that fit, newest first."""
@@ -50,11 +49,12 @@ class AuditAPI(rpc.AuditServicer):
 
     async def Prune(self, request: pb.PruneRequest, context: Any) -> pb.PruneResponse:  # noqa: N802 - same
         """Remove records from before a time; a signed anchor stays."""
-        before = when(request, "before")
-        if before is None:
-            raise InvalidInput("prune needs a time: records from before it are removed")
-        await self._note("audit.prune", self._identify(context), before=before.isoformat())
-        removed, anchor = await self._rotation.prune_record(before)
+        async with self._asked("audit.prune", context) as wish:
+            before = when(request, "before")
+            if before is None:
+                raise InvalidInput("prune needs a time: records from before it are removed")
+            await wish.record(before=before.isoformat())
+            removed, anchor = await self._rotation.prune_record(before)
         return pb.PruneResponse(removed=removed, anchor=anchor)
 
 

@@ -12,9 +12,9 @@ from meshca.model import Holder, Kind, Slot, Slots
 from meshca.ports import Clock
 from meshca.proto import admin_pb2 as pb
 from meshca.proto import admin_pb2_grpc as rpc
-from meshca.server.admin import Identify, Note
 from meshca.server.convert import authority_message, kind_of, timestamp
 from meshca.server.walk import Step, Walk, following
+from meshca.server.wish import Asked, Wish
 from sds.watch import Latest
 
 LOOK_SECONDS = 0.25
@@ -36,14 +36,11 @@ def find(slots: Slots, given: str) -> Slot:
 class AuthorityAPI(rpc.AuthoritiesServicer):
     """The Authorities service."""
 
-    def __init__(
-        self, *, rotation: Rotation, slots: Latest[Slots], ledger: Ledger, note: Note, identify: Identify, clock: Clock
-    ) -> None:
+    def __init__(self, *, rotation: Rotation, slots: Latest[Slots], ledger: Ledger, asked: Asked, clock: Clock) -> None:
         self._rotation = rotation
         self._slots = slots
         self._ledger = ledger
-        self._note = note
-        self._identify = identify
+        self._asked = asked
         self._clock = clock
 
     async def List(self, request: pb.Empty, context: Any) -> pb.AuthorityList:  # noqa: N802, ARG002 - the proto names it
@@ -57,32 +54,37 @@ class AuthorityAPI(rpc.AuthoritiesServicer):
 
     async def Prepare(self, request: pb.KindRequest, context: Any) -> pb.Authority:  # noqa: N802 - same
         """Make a successor; a root is published at once and signs nothing yet."""
-        kind = kind_of(request.kind)
-        await self._note("authority.prepare", self._identify(context), kind=kind)
-        return self._shown(await self._rotation.prepare(kind))
+        async with self._asked("authority.prepare", context) as wish:
+            kind = kind_of(request.kind)
+            await wish.record(kind=kind)
+            return self._shown(await self._rotation.prepare(kind))
 
     async def Activate(self, request: pb.AuthorityRequest, context: Any) -> pb.AuthorityOutcome:  # noqa: N802 - same
         """Let a prepared authority sign once every holder has the bundle; at once with force."""
-        meant = await self._noted("authority.activate", request, context)
-        return self._outcome(meant, await self._rotation.activate(meant.id, force=request.force))
+        async with self._asked("authority.activate", context) as wish:
+            meant = await self._recorded(wish, request)
+            return self._outcome(meant, await self._rotation.activate(meant.id, force=request.force))
 
     async def Taint(self, request: pb.AuthorityRequest, context: Any) -> pb.AuthorityOutcome:  # noqa: N802 - same
         """Stop trusting an authority: replace what hangs on it first, then drop it."""
-        meant = await self._noted("authority.taint", request, context)
-        return self._outcome(meant, await self._rotation.taint(meant.id))
+        async with self._asked("authority.taint", context) as wish:
+            meant = await self._recorded(wish, request)
+            return self._outcome(meant, await self._rotation.taint(meant.id))
 
     async def Revoke(self, request: pb.AuthorityRequest, context: Any) -> pb.AuthorityOutcome:  # noqa: N802 - same
         """Drop an authority; what hangs on it is replaced first, unless forced."""
-        meant = await self._noted("authority.revoke", request, context)
-        return self._outcome(meant, await self._rotation.revoke(meant.id, force=request.force))
+        async with self._asked("authority.revoke", context) as wish:
+            meant = await self._recorded(wish, request)
+            return self._outcome(meant, await self._rotation.revoke(meant.id, force=request.force))
 
     async def Rotate(self, request: pb.KindRequest, context: Any) -> AsyncIterator[pb.Progress]:  # noqa: N802 - same
         """Write the wish down, then tell each step until the old authority is gone. Nobody needs to watch for it to go on."""
-        kind = kind_of(request.kind)
-        await self._note("authority.rotate", self._identify(context), kind=kind)
-        before = self._rotation.slots
+        async with self._asked("authority.rotate", context) as wish:
+            kind = kind_of(request.kind)
+            await wish.record(kind=kind)
+            before = self._rotation.slots
+            await self._rotation.rotate(kind)
         walk, told = Walk.begin(kind, before), []
-        await self._rotation.rotate(kind)
         while True:
             version, after = self._slots.version, self._rotation.slots
             steps = list(walk.steps(before, after, behind=self._behind(), leaves_under=self._ledger.leaves_under))
@@ -102,12 +104,12 @@ class AuthorityAPI(rpc.AuthoritiesServicer):
         except TimeoutError:
             pass
 
-    async def _noted(self, operation: str, request: pb.AuthorityRequest, context: Any) -> Slot:
+    async def _recorded(self, wish: Wish, request: pb.AuthorityRequest) -> Slot:
         """Record what is wished for, and return the authority that is meant. Raises NotFound, InvalidInput."""
         meant = find(self._rotation.slots, request.id)
         if request.kind and meant.kind != kind_of(request.kind):
             raise InvalidInput(f"{meant.id} is of kind {meant.kind}, not {request.kind}")
-        await self._note(operation, self._identify(context), authority=meant.id, force=request.force)
+        await wish.record(authority=meant.id, force=request.force)
         return meant
 
     def _outcome(self, before: Slot, remarks: tuple[str, ...]) -> pb.AuthorityOutcome:

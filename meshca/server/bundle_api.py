@@ -7,9 +7,9 @@ from meshca.errors import NotFound, Refused
 from meshca.model import View
 from meshca.proto import admin_pb2 as pb
 from meshca.proto import admin_pb2_grpc as rpc
-from meshca.server.admin import Identify, Note
 from meshca.server.convert import bundle_message, bundle_of, parsed
 from meshca.server.registry import Registry
+from meshca.server.wish import Asked
 from sds.watch import Latest
 from spiffe.bundle import Bundle
 from spiffe.certificate import Fields
@@ -32,11 +32,10 @@ def check_foreign(bundle: Bundle, ours: Bundle) -> None:
 class BundleAPI(rpc.BundlesServicer):
     """The Bundles service."""
 
-    def __init__(self, *, registry: Registry, view: Latest[View], note: Note, identify: Identify) -> None:
+    def __init__(self, *, registry: Registry, view: Latest[View], asked: Asked) -> None:
         self._registry = registry
         self._view = view
-        self._note = note
-        self._identify = identify
+        self._asked = asked
 
     async def Get(self, request: pb.BundleRequest, context: Any) -> pb.Bundle:  # noqa: N802, ARG002 - the proto names it
         """One bundle; our own when no trust domain is named."""
@@ -48,19 +47,20 @@ class BundleAPI(rpc.BundlesServicer):
 
     async def Set(self, request: pb.Bundle, context: Any) -> pb.Bundle:  # noqa: N802 - same
         """Add or replace a foreign bundle."""
-        bundle = bundle_of(request)
-        check_foreign(bundle, self._bundle(self._view.value, ""))
-        await self._note(
-            "bundle.set", self._identify(context), trust_domain=str(bundle.trust_domain), digest=bundle.digest
-        )
-        return bundle_message(await self._registry.set_bundle(bundle))
+        async with self._asked("bundle.set", context) as wish:
+            bundle = bundle_of(request)
+            check_foreign(bundle, self._bundle(self._view.value, ""))
+            self._registry.check_bundle(bundle)
+            await wish.record(trust_domain=str(bundle.trust_domain), digest=bundle.digest)
+            return bundle_message(await self._registry.set_bundle(bundle))
 
     async def Delete(self, request: pb.DeleteBundleRequest, context: Any) -> pb.DeleteBundleResponse:  # noqa: N802 - same
         """Stop trusting a foreign domain."""
-        trust_domain = parsed(TrustDomain.parse, request.trust_domain, "trust_domain")
-        facts = {"trust_domain": str(trust_domain), "dissociate": request.dissociate}
-        await self._note("bundle.delete", self._identify(context), **facts)
-        changed = await self._registry.delete_bundle(trust_domain, dissociate=request.dissociate)
+        async with self._asked("bundle.delete", context) as wish:
+            trust_domain = parsed(TrustDomain.parse, request.trust_domain, "trust_domain")
+            self._registry.federating(trust_domain, dissociate=request.dissociate)
+            await wish.record(trust_domain=str(trust_domain), dissociate=request.dissociate)
+            changed = await self._registry.delete_bundle(trust_domain, dissociate=request.dissociate)
         return pb.DeleteBundleResponse(dissociated_entries=[entry.id for entry in changed])
 
     async def Watch(self, request: pb.BundleRequest, context: Any) -> AsyncIterator[pb.Bundle]:  # noqa: N802, ARG002 - same

@@ -8,35 +8,38 @@ from meshca.model import Entry, Selector
 from meshca.ports import Clock
 from meshca.proto import admin_pb2 as pb
 from meshca.proto import admin_pb2_grpc as rpc
-from meshca.server.admin import Identify, Note
 from meshca.server.applying import each_of
 from meshca.server.convert import entry_changed, entry_message, entry_of, parsed
 from meshca.server.registry import Registry
+from meshca.server.wish import Asked
 from spiffe.id import SpiffeID
 
 
 class EntryAPI(rpc.EntriesServicer):
     """The Entries service."""
 
-    def __init__(self, *, registry: Registry, note: Note, identify: Identify, clock: Clock) -> None:
+    def __init__(self, *, registry: Registry, asked: Asked, clock: Clock) -> None:
         self._registry = registry
-        self._note = note
-        self._identify = identify
+        self._asked = asked
         self._clock = clock
 
     async def Create(self, request: pb.CreateEntryRequest, context: Any) -> pb.Entry:  # noqa: N802 - the proto names it
         """Add an entry."""
-        entry = self._new(request.entry)
-        await self._note("entry.create", self._identify(context), entry=entry.id, spiffe_id=str(entry.spiffe_id))
-        return entry_message(await self._registry.create(entry))
+        async with self._asked("entry.create", context) as wish:
+            entry = self._new(request.entry)
+            self._registry.check(entry)
+            await wish.record(entry=entry.id, spiffe_id=str(entry.spiffe_id))
+            return entry_message(await self._registry.create(entry))
 
     async def Update(self, request: pb.UpdateEntryRequest, context: Any) -> pb.Entry:  # noqa: N802 - same
         """Change the named fields of an entry."""
-        old = self._registry.get(request.entry.id)
-        entry = entry_changed(old, request.entry, frozenset(request.fields))
-        self._check_ahead(entry)
-        await self._note("entry.update", self._identify(context), entry=entry.id, fields=sorted(request.fields))
-        return entry_message(await self._registry.update(entry))
+        async with self._asked("entry.update", context) as wish:
+            old = self._registry.get(request.entry.id)
+            entry = entry_changed(old, request.entry, frozenset(request.fields))
+            self._check_ahead(entry)
+            self._registry.check(entry)
+            await wish.record(entry=entry.id, fields=sorted(set(request.fields)))
+            return entry_message(await self._registry.update(entry))
 
     async def Get(self, request: pb.EntryID, context: Any) -> pb.Entry:  # noqa: N802, ARG002 - same
         """One entry."""
@@ -58,21 +61,28 @@ class EntryAPI(rpc.EntriesServicer):
 
     async def Delete(self, request: pb.DeleteEntryRequest, context: Any) -> pb.Empty:  # noqa: N802 - same
         """Remove an entry."""
-        self._registry.get(request.id)
-        await self._note("entry.delete", self._identify(context), entry=request.id, now=request.now)
-        await self._registry.delete(request.id, now=request.now)
-        return pb.Empty()
+        async with self._asked("entry.delete", context) as wish:
+            self._registry.get(request.id)
+            await wish.record(entry=request.id, now=request.now)
+            await self._registry.delete(request.id, now=request.now)
+            return pb.Empty()
 
     async def Apply(self, request: pb.ApplyEntriesRequest, context: Any) -> pb.ApplyEntriesResponse:  # noqa: N802 - same
         """Make the entries those given, each within its source."""
-        if not request.source:
-            raise InvalidInput("apply needs a source: it says which entries are yours to change and to prune")
-        wanted = each_of(request.entries, self._new)
-        if not request.dry_run:
+        if request.dry_run:
+            return await self._apply(request, self._wanted(request), dry_run=True)
+        async with self._asked("entry.apply", context) as wish:
+            wanted = self._wanted(request)
+            await self._apply(request, wanted, dry_run=True)  # raises what there is to refuse
             facts = {"source": request.source, "entries": len(wanted), "prune": request.prune, "adopt": request.adopt}
-            await self._note("entry.apply", self._identify(context), **facts)
+            await wish.record(**facts)
+            return await self._apply(request, wanted, dry_run=False)
+
+    async def _apply(
+        self, request: pb.ApplyEntriesRequest, wanted: list[Entry], *, dry_run: bool
+    ) -> pb.ApplyEntriesResponse:
         applied = await self._registry.apply(
-            wanted, request.source, prune=request.prune, dry_run=request.dry_run, adopt=request.adopt
+            wanted, request.source, prune=request.prune, dry_run=dry_run, adopt=request.adopt
         )
         return pb.ApplyEntriesResponse(
             created=map(entry_message, applied.created),
@@ -80,6 +90,11 @@ class EntryAPI(rpc.EntriesServicer):
             deleted=map(entry_message, applied.deleted),
             unchanged=map(entry_message, applied.unchanged),
         )
+
+    def _wanted(self, request: pb.ApplyEntriesRequest) -> list[Entry]:
+        if not request.source:
+            raise InvalidInput("apply needs a source: it says which entries are yours to change and to prune")
+        return each_of(request.entries, self._new)
 
     def _new(self, message: pb.Entry) -> Entry:
         entry = entry_of(message, entry_id=message.id or str(uuid.uuid4()), created_at=self._clock.now())

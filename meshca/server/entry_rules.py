@@ -19,7 +19,10 @@ _WILDCARD_OF_ALL = re.compile(r"\*\.[^.]+")
 
 def check_form(entry: Entry) -> None:
     """Raise InvalidInput for what nobody may say of an entry, whatever it is for."""
-    _check_words(entry)
+    for what, words in (("id", entry.id), ("source", entry.source)):
+        check_words(what, words)
+    if not entry.hint.isprintable():
+        raise InvalidInput(f"hint {entry.hint[:80]!r} has characters that can not be printed, such as a line break")
     _check_size(entry)
     for name in entry.dns_names:
         _check_name(name)
@@ -29,13 +32,10 @@ def check_form(entry: Entry) -> None:
         check_vouched(selector)
 
 
-def _check_words(entry: Entry) -> None:
-    """They are shown in lists and logs."""
-    for what, words in (("id", entry.id), ("source", entry.source)):
-        if len(words) > MOST_CHARACTERS or not words.isprintable():
-            raise InvalidInput(f"{what} {words[:80]!r} is not at most {MOST_CHARACTERS} printable characters")
-    if not entry.hint.isprintable():
-        raise InvalidInput(f"hint {entry.hint[:80]!r} has characters that can not be printed, such as a line break")
+def check_words(what: str, words: str, most: int = MOST_CHARACTERS) -> None:
+    """Raise InvalidInput for what no list, log or record should have to show."""
+    if len(words) > most or not words.isprintable():
+        raise InvalidInput(f"{what} {words[:80]!r} is not at most {most} printable characters")
 
 
 def _check_size(entry: Entry) -> None:

@@ -14,7 +14,7 @@ from meshca.errors import InvalidInput, NotFound, Refused
 from meshca.model import ROUTER_PATH, Entry
 from meshca.ports import BundleStore, EntryStore
 from meshca.server.applying import Applied, each_of, plan_apply
-from meshca.server.entry_rules import check_form
+from meshca.server.entry_rules import check_form, check_words
 from spiffe.bundle import Bundle, BundleSet
 from spiffe.id import TrustDomain
 
@@ -92,6 +92,7 @@ class Registry:
         self, wanted: Sequence[Entry], source: str, *, prune: bool, dry_run: bool, adopt: bool = False
     ) -> Applied:
         """Make the entries those wanted, see `plan_apply`, all or nothing. Raises as that and `create` do, a line for each bad one."""
+        check_words("source", source)
         each_of(wanted, self.check)
         plan = plan_apply(self.entries, wanted, source, prune=prune, adopt=adopt)
         if not dry_run and (plan.created or plan.updated or plan.deleted):
@@ -100,20 +101,24 @@ class Registry:
             self._keep(put, plan.deleted)
         return plan
 
-    async def set_bundle(self, bundle: Bundle) -> Bundle:
-        """Keep a federated trust domain's bundle. Raises InvalidInput for our own domain, or a bundle without authorities."""
+    def check_bundle(self, bundle: Bundle) -> None:
+        """Raise Refused for the bundle of our own domain, InvalidInput for one without authorities."""
         self._check_foreign(bundle.trust_domain)
         if not bundle.x509_authorities:
             raise InvalidInput(
                 f"the bundle of {bundle.trust_domain} has no X.509 authorities: to stop trusting it, use `meshca bundle delete`"
             )
+
+    async def set_bundle(self, bundle: Bundle) -> Bundle:
+        """Keep a federated trust domain's bundle. Raises as `check_bundle` does."""
+        self.check_bundle(bundle)
         await self.bundle_store.set(bundle)
         self.bundles = self.bundles.with_bundle(bundle)
         self.on_change()
         return bundle
 
-    async def delete_bundle(self, trust_domain: TrustDomain, *, dissociate: bool) -> tuple[Entry, ...]:
-        """Stop trusting a domain; return the entries that no longer federate with it. Raises NotFound, Refused."""
+    def federating(self, trust_domain: TrustDomain, *, dissociate: bool) -> tuple[Entry, ...]:
+        """The entries that stop federating with a domain when its bundle is deleted. Raises NotFound; Refused where that was not said."""
         self._check_foreign(trust_domain)
         if self.bundles.get(trust_domain) is None:
             raise NotFound(f"there is no bundle of {trust_domain}; `meshca bundle list` shows those there are")
@@ -123,6 +128,11 @@ class Registry:
             raise Refused(
                 f"entries federate with {trust_domain} ({names}; {len(users)} in all): say --dissociate to take it out of them"
             )
+        return users
+
+    async def delete_bundle(self, trust_domain: TrustDomain, *, dissociate: bool) -> tuple[Entry, ...]:
+        """Stop trusting a domain; return the entries that no longer federate with it. Raises NotFound, Refused."""
+        users = self.federating(trust_domain, dissociate=dissociate)
         changed = [replace(entry, federates_with=entry.federates_with - {trust_domain}) for entry in users]
         await self.entry_store.apply(changed, ())
         await self.bundle_store.delete(trust_domain)

@@ -11,11 +11,11 @@ from meshca.authority.rotation import Rotation
 from meshca.ports import Clock
 from meshca.proto import admin_pb2 as pb
 from meshca.proto import admin_pb2_grpc as rpc
-from meshca.server.admin import Identify, Note
 from meshca.server.authority_api import AuthorityAPI
 from meshca.server.convert import bundle_message, holder_message, timestamp
 from meshca.server.readiness import Readiness
 from meshca.server.registry import Registry
+from meshca.server.wish import Asked
 
 # Why a process gets what it gets; the agent knows. Raises NotFound when there is no such process.
 Explain = Callable[[int], Awaitable[pb.WhyResponse]]
@@ -45,14 +45,11 @@ class Sources:
 class StatusAPI(rpc.StatusServicer):
     """The Status service."""
 
-    def __init__(
-        self, *, sources: Sources, explain: Explain, backup: Backup, note: Note, identify: Identify, clock: Clock
-    ) -> None:
+    def __init__(self, *, sources: Sources, explain: Explain, backup: Backup, asked: Asked, clock: Clock) -> None:
         self._of = sources
         self._explain = explain
         self._backup = backup
-        self._note = note
-        self._identify = identify
+        self._asked = asked
         self._clock = clock
 
     async def Status(self, request: pb.Empty, context: Any) -> pb.StatusResponse:  # noqa: N802, ARG002 - the proto names it
@@ -83,7 +80,8 @@ class StatusAPI(rpc.StatusServicer):
 
     async def Backup(self, request: pb.Empty, context: Any) -> AsyncIterator[pb.BackupPart]:  # noqa: N802, ARG002 - same
         """A consistent copy of the store, in parts."""
-        await self._note("store.backup", self._identify(context))
-        with await self._backup() as copy:
-            while content := copy.read(PART_BYTES):
-                yield pb.BackupPart(content=content)
+        async with self._asked("store.backup", context) as wish:
+            await wish.record()
+            with await self._backup() as copy:
+                while content := copy.read(PART_BYTES):
+                    yield pb.BackupPart(content=content)

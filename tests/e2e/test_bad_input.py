@@ -6,6 +6,8 @@ Malformed bundles and configurations, row by row: tests/spiffe/test_bundle_json.
 """
 
 import asyncio
+import json
+import os
 import resource
 import shutil
 import socket
@@ -97,6 +99,23 @@ CALLS = {
     ),
     "malformed serial": (lambda server: server.audit.Find(pb.FindRequest(serial="xyz")), INVALID, "xyz"),
     "malformed head": (lambda server: server.audit.Verify(pb.VerifyAuditRequest(head="head")), INVALID, "head"),
+    "an id of 100 KB": (create(id="x" * 100_000), INVALID, "id 'xxx"),
+    "an id that paints": (create(id="\x1b[31mred"), INVALID, "id '\\x1b[31mred'"),
+    "an unknown id of 100 KB": (
+        lambda server: server.entries.Delete(pb.DeleteEntryRequest(id="y" * 100_000)),
+        grpc.StatusCode.NOT_FOUND,
+        "there is no entry 'yyy",
+    ),
+    "a source of 100 KB": (
+        lambda server: server.entries.Apply(pb.ApplyEntriesRequest(source="z" * 100_000, prune=True)),
+        INVALID,
+        "source 'zzz",
+    ),
+    "a path that paints": (
+        lambda server: server.status.Backup(pb.BackupRequest(path="/\x1b[31mred")),
+        INVALID,
+        "path '/\\x1b[31mred'",
+    ),
     "oversized": (create(selectors=["unix:path:/" + "x" * 5_000_000]), grpc.StatusCode.RESOURCE_EXHAUSTED, ""),
 }
 
@@ -112,6 +131,38 @@ async def test_what_can_not_be_is_refused_by_name_and_nothing_is_kept_of_it(tmp_
         assert len((await client.bundles.List(pb.Empty())).bundles) == 1
         assert (await client.status.Status(pb.Empty())).ready
         assert "Traceback" not in server.log()
+
+        told = [(each.kind, json.loads(each.body)) for each in await recorded(client)]
+        wishes = [facts["operation"] for kind, facts in told if kind == "admin"]
+        assert wishes == ["svid.mint", "svid.mint"], "of which the CSR was wrong, as the issuer has recorded"
+        refusals = [facts for kind, facts in told if kind == "refused" and "operation" in facts]
+        assert {each["operation"] for each in refusals} >= {
+            "entry.create",
+            "entry.delete",
+            "entry.apply",
+            "store.backup",
+        }
+        assert all(len(each["text"]) <= 300 and each["text"].isprintable() for each in refusals)
+        assert all(each["uid"] == os.geteuid() and "wish" not in each for each in refusals)
+
+
+async def recorded(client: AdminClient) -> list[pb.AuditRecord]:
+    """The whole record, newest first."""
+    return list((await client.audit.Find(pb.FindRequest(limit=1000))).records)
+
+
+async def test_a_wish_that_fails_when_it_is_carried_out_is_recorded_as_that(tmp_path: Path):
+    async with running_server(tmp_path, ["a"], settings=SETTINGS) as server, connect(server.admin_socket) as client:
+        await create()(client)
+        for call in (create(), lambda server: server.status.Backup(pb.BackupRequest(path="/nowhere/at/all"))):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call(client)
+            failed, wish = (await recorded(client))[:2]
+            assert (failed.kind, wish.kind) == ("refused", "admin")
+            told, asked = json.loads(failed.body), json.loads(wish.body)
+            assert told.pop("text") == str(refused.value.details())
+            assert told.pop("wish") == wish.sequence
+            assert told.items() <= asked.items(), "the same operation, uid and pid"
 
 
 async def test_callers_that_hang_up_leave_memory_and_store_in_agreement(tmp_path: Path):
