@@ -245,7 +245,7 @@ class View:
 
     `bundles` has the own trust domain and every federated one. `replace` are ids of authorities (of either kind) whose
     leaves must be replaced now. `active` is the id of the intermediate that signs now ("" while there is
-    none). `cut_off` are ids of entries deleted `--now`.
+    none). `cut_off` are ids of entries deleted `--now` since the server started.
     """
 
     trust_domain: TrustDomain

@@ -115,6 +115,11 @@ class Ledger:
         """The names of all holders."""
         return frozenset(self._processes)
 
+    def callers(self, entry_id: str) -> tuple[frozenset[str], ...]:
+        """For each holder of a live leaf of this entry, the ids of the other entries of which it has one."""
+        held = (frozenset(leaf.entry_id for leaf in process.leaves.values()) for process in self._processes.values())
+        return tuple(entry_ids - {entry_id} for entry_ids in held if entry_id in entry_ids)
+
     def _judge(self, name: str, now: datetime) -> None:
         """Note whether a holder is behind."""
         process = self._processes.get(name)

@@ -1,7 +1,7 @@
 """`meshca entry`: registration entries, one by one or as a file."""
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -144,10 +144,15 @@ def list_(
 def delete(
     entry_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids of the entries.")],
     *,
-    now: Annotated[bool, typer.Option("--now", help="Also make its callers trust nobody, at once.")] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Also make callers whom no other entry entitles trust nobody, at once.")
+    ] = False,
     socket: AdminSocket = "",
 ) -> None:
-    """Remove entries: no renewal for their callers; what they hold lives out its time. All of them must be there."""
+    """Remove entries: their SVIDs are served and renewed no more; what callers hold lives out its time. All of them must be there.
+
+    A caller whom another entry entitles goes on with that one's SVID, as its default too, and with --now as well; each is counted.
+    """
     wanted = list(dict.fromkeys(entry_ids))
 
     async def work(server: AdminClient) -> None:
@@ -203,11 +208,23 @@ async def _delete(server: AdminClient, entry_ids: Sequence[str], *, now: bool) -
     """Delete one after the other, and tell of each what became of it."""
     for index, entry_id in enumerate(entry_ids):
         try:
-            await server.entries.Delete(pb.DeleteEntryRequest(id=entry_id, now=now))
+            outcome = await server.entries.Delete(pb.DeleteEntryRequest(id=entry_id, now=now))
         except BaseException:
             remark(f"not deleted: {', '.join(entry_ids[index:])}")
             raise
         remark(f"deleted {entry_id}")
+        for line in _left_behind(outcome, now=now):
+            remark(f"  {line}")
+
+
+def _left_behind(outcome: pb.DeleteEntryResponse, *, now: bool) -> Iterator[str]:
+    """What becomes of the callers."""
+    if outcome.callers:
+        yield f"processes with an SVID of it: {outcome.callers}; it is not renewed, and lives out its time"
+    if outcome.denied:
+        yield f"get nothing any more{', and are told to trust nobody' if now else ''}: {outcome.denied}"
+    for entry_id, count in sorted(outcome.still_entitled.items()):
+        yield f"still entitled by entry {entry_id}{', and so trust whom they trusted' if now else ''}: {count}"
 
 
 def _told(path: str, change: Callable[[AdminClient], Awaitable[Any]]) -> Any:

@@ -84,6 +84,23 @@ class DeleteEntryRequest(_message.Message):
     now: bool
     def __init__(self, id: _Optional[str] = ..., now: _Optional[bool] = ...) -> None: ...
 
+class DeleteEntryResponse(_message.Message):
+    __slots__ = ("callers", "denied", "still_entitled")
+    class StillEntitledEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    CALLERS_FIELD_NUMBER: _ClassVar[int]
+    DENIED_FIELD_NUMBER: _ClassVar[int]
+    STILL_ENTITLED_FIELD_NUMBER: _ClassVar[int]
+    callers: int
+    denied: int
+    still_entitled: _containers.ScalarMap[str, int]
+    def __init__(self, callers: _Optional[int] = ..., denied: _Optional[int] = ..., still_entitled: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
 class ApplyEntriesRequest(_message.Message):
     __slots__ = ("source", "entries", "dry_run", "prune", "adopt")
     SOURCE_FIELD_NUMBER: _ClassVar[int]

@@ -57,7 +57,7 @@ class EntriesStub:
         self.Delete = channel.unary_unary(
                 '/meshca.admin.v1.Entries/Delete',
                 request_serializer=meshca_dot_proto_dot_admin__pb2.DeleteEntryRequest.SerializeToString,
-                response_deserializer=meshca_dot_proto_dot_admin__pb2.Empty.FromString,
+                response_deserializer=meshca_dot_proto_dot_admin__pb2.DeleteEntryResponse.FromString,
                 _registered_method=True)
         self.Apply = channel.unary_unary(
                 '/meshca.admin.v1.Entries/Apply',
@@ -133,7 +133,7 @@ def add_EntriesServicer_to_server(servicer, server):
             'Delete': grpc.unary_unary_rpc_method_handler(
                     servicer.Delete,
                     request_deserializer=meshca_dot_proto_dot_admin__pb2.DeleteEntryRequest.FromString,
-                    response_serializer=meshca_dot_proto_dot_admin__pb2.Empty.SerializeToString,
+                    response_serializer=meshca_dot_proto_dot_admin__pb2.DeleteEntryResponse.SerializeToString,
             ),
             'Apply': grpc.unary_unary_rpc_method_handler(
                     servicer.Apply,
@@ -275,7 +275,7 @@ class Entries:
             target,
             '/meshca.admin.v1.Entries/Delete',
             meshca_dot_proto_dot_admin__pb2.DeleteEntryRequest.SerializeToString,
-            meshca_dot_proto_dot_admin__pb2.Empty.FromString,
+            meshca_dot_proto_dot_admin__pb2.DeleteEntryResponse.FromString,
             options,
             channel_credentials,
             insecure,

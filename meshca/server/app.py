@@ -172,9 +172,10 @@ class CAServer:
             readiness=self.readiness,
             authorities=authorities,
         )
+        entries = EntryAPI(registry=registry, ledger=self.ledger, clock=clock, **shared)
         status = StatusAPI(sources=sources, explain=around.explain, backup=around.backup, clock=clock, **shared)
         audit = AuditAPI(log=self._ports.audit, record=self.recorder, rotation=rotation, **shared)
-        rpc.add_EntriesServicer_to_server(EntryAPI(registry=registry, clock=clock, **shared), server)  # type: ignore[no-untyped-call]
+        rpc.add_EntriesServicer_to_server(entries, server)  # type: ignore[no-untyped-call]
         rpc.add_BundlesServicer_to_server(BundleAPI(registry=registry, view=self.ca.view, **shared), server)  # type: ignore[no-untyped-call]
         rpc.add_AuthoritiesServicer_to_server(authorities, server)  # type: ignore[no-untyped-call]
         rpc.add_AuditServicer_to_server(audit, server)  # type: ignore[no-untyped-call]

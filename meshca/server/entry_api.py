@@ -1,8 +1,11 @@
 """Registration entries over the admin API. Thin: messages in, registry, messages out."""
 
 import uuid
+from collections import Counter
+from itertools import chain
 from typing import Any
 
+from meshca.authority.holders import Ledger
 from meshca.errors import InvalidInput
 from meshca.model import Entry, Selector
 from meshca.ports import Clock
@@ -18,8 +21,9 @@ from spiffe.id import SpiffeID
 class EntryAPI(rpc.EntriesServicer):
     """The Entries service."""
 
-    def __init__(self, *, registry: Registry, asked: Asked, clock: Clock) -> None:
+    def __init__(self, *, registry: Registry, ledger: Ledger, asked: Asked, clock: Clock) -> None:
         self._registry = registry
+        self._ledger = ledger
         self._asked = asked
         self._clock = clock
 
@@ -59,13 +63,13 @@ class EntryAPI(rpc.EntriesServicer):
             ]
         )
 
-    async def Delete(self, request: pb.DeleteEntryRequest, context: Any) -> pb.Empty:  # noqa: N802 - same
-        """Remove an entry."""
+    async def Delete(self, request: pb.DeleteEntryRequest, context: Any) -> pb.DeleteEntryResponse:  # noqa: N802 - same
+        """Remove an entry, and say whom that leaves with what."""
         async with self._asked("entry.delete", context) as wish:
             self._registry.get(request.id)
             await wish.record(entry=request.id, now=request.now)
             await self._registry.delete(request.id, now=request.now)
-            return pb.Empty()
+            return self._left_behind(request.id)
 
     async def Apply(self, request: pb.ApplyEntriesRequest, context: Any) -> pb.ApplyEntriesResponse:  # noqa: N802 - same
         """Make the entries those given, each within its source."""
@@ -95,6 +99,13 @@ class EntryAPI(rpc.EntriesServicer):
         if not request.source:
             raise InvalidInput("apply needs a source: it says which entries are yours to change and to prune")
         return each_of(request.entries, self._new)
+
+    def _left_behind(self, entry_id: str) -> pb.DeleteEntryResponse:
+        callers = self._ledger.callers(entry_id)
+        others = [{each for each in entry_ids if self._registry.find(each)} for entry_ids in callers]
+        return pb.DeleteEntryResponse(
+            callers=len(callers), denied=others.count(set()), still_entitled=Counter(chain.from_iterable(others))
+        )
 
     def _new(self, message: pb.Entry) -> Entry:
         entry = entry_of(message, entry_id=message.id or str(uuid.uuid4()), created_at=self._clock.now())

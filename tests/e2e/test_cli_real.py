@@ -279,6 +279,20 @@ def test_fetch_keeps_files_fresh_and_watch_says_what_changed(meshca: Shell, tmp_
         assert names.get_values_for_type(x509.DNSName) == ["web.local"]
 
 
+def test_a_deletion_now_says_who_is_still_entitled_and_cuts_off_the_others(meshca: Shell):
+    db, selector = "spiffe://mesh.local/db", f"unix:uid:{UID}"
+    with meshca.entry(db, selector, "socket:default") as other, meshca.staying("svid", "watch") as watched:
+        assert watched.stdout
+        assert watched.stdout.readline().startswith(f"{db}  serial ")
+        web = meshca.good("entry", "create", "--spiffe-id", WEB, "--selector", selector, "-o", "json").json["id"]
+        while WEB not in watched.stdout.readline():
+            pass
+        told = meshca.good("entry", "delete", "--now", web).err.splitlines()
+        assert "  processes with an SVID of it: 1; it is not renewed, and lives out its time" in told
+        assert f"  still entitled by entry {other}, and so trust whom they trusted: 1" in told
+        assert not any("nothing any more" in line for line in told)
+
+
 def test_a_watch_without_an_entry_says_so_at_once(meshca: Shell):
     with meshca.staying("svid", "watch") as watched:
         assert watched.stdout

@@ -193,6 +193,22 @@ async def test_a_deletion_now_cuts_off_who_held_a_leaf_until_it_would_have_expir
         await until(lambda: not stream.grants.value.cut_off)
 
 
+async def test_a_deletion_now_takes_one_identity_of_several_and_cuts_off_once_none_is_left(stage: Stage):
+    db = entry("db", selectors=selectors("socket:web"))
+    stage.authority.start(web(), db)
+    async with streams(stage, caller()) as [stream]:
+        await granted(stream, "/db", "/web")
+
+        stage.authority.change(entries=(db,), cut_off=frozenset({"web"}))
+
+        grants = await granted(stream, "/db")
+        assert (grants.cut_off, grants.denied) == (False, "")
+
+        stage.authority.change(entries=())
+
+        assert (await denied(stream)).cut_off
+
+
 async def test_before_the_ca_is_there_nobody_is_denied(stage: Stage):
     async with streams(stage, caller()) as [stream]:
         assert stream.grants.value == Grants(trust_domain=OURS, pending=True)

@@ -101,6 +101,12 @@ def test_a_holder_with_several_identities_is_shown_with_all_of_them():
     assert holder.expires == START + HOUR + 9 * SECOND
 
 
+def test_the_callers_of_an_entry_are_told_with_the_other_entries_that_they_have_leaves_of():
+    made = ledger(leaf(1, name="web"), leaf(2, "p2", name="web"), leaf(3, "p2", name="db"), leaf(4, "p3", name="db"))
+    assert sorted(map(sorted, made.callers("web"))) == [[], ["db"]]
+    assert made.callers("nobody's") == ()
+
+
 def test_reports_of_unknown_holders_and_serials_are_ignored():
     made = ledger(leaf(1))
     told(made, "nobody", gone=True)

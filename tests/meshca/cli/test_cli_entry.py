@@ -124,11 +124,26 @@ def test_entries_that_say_what_runs_but_not_who_runs_it_are_warned_about(
 
 def test_delete_tells_each_entry_and_can_cut_its_callers_off(admin: ScriptedServer, run: Run):
     admin.answers["Entries.List"] = pb.EntryList(entries=[pb.Entry(id=each) for each in "abc"])
-    admin.answers["Entries.Delete"] = pb.Empty()
+    admin.answers["Entries.Delete"] = pb.DeleteEntryResponse()
     outcome = run("entry", "delete", "a", "b", "a", "--now")
     deleted = [request for name, request in admin.requests if name == "Entries.Delete"]
     assert deleted == [pb.DeleteEntryRequest(id=each, now=True) for each in "ab"]
     assert (outcome.out, outcome.err) == ("", "deleted a\ndeleted b\n")
+
+
+def test_delete_tells_who_gets_nothing_any_more_and_who_is_still_entitled(admin: ScriptedServer, run: Run):
+    admin.answers["Entries.List"] = pb.EntryList(entries=[pb.Entry(id="a")])
+    admin.answers["Entries.Delete"] = pb.DeleteEntryResponse(callers=3, denied=1, still_entitled={"b": 2})
+    assert run("entry", "delete", "a").err.splitlines() == [
+        "deleted a",
+        "  processes with an SVID of it: 3; it is not renewed, and lives out its time",
+        "  get nothing any more: 1",
+        "  still entitled by entry b: 2",
+    ]
+    assert run("entry", "delete", "a", "--now").err.splitlines()[2:] == [
+        "  get nothing any more, and are told to trust nobody: 1",
+        "  still entitled by entry b, and so trust whom they trusted: 2",
+    ]
 
 
 def test_delete_of_several_deletes_none_unless_all_are_there(admin: ScriptedServer, run: Run):
@@ -139,7 +154,7 @@ def test_delete_of_several_deletes_none_unless_all_are_there(admin: ScriptedServ
 
 
 def test_a_delete_that_fails_half_way_tells_which_were_deleted_and_which_were_not(admin: ScriptedServer, run: Run):
-    answers = iter([pb.Empty(), (grpc.StatusCode.UNAVAILABLE, "the disk is full")])
+    answers = iter([pb.DeleteEntryResponse(), (grpc.StatusCode.UNAVAILABLE, "the disk is full")])
     admin.answers["Entries.List"] = pb.EntryList(entries=[pb.Entry(id=each) for each in "abc"])
     admin.answers["Entries.Delete"] = lambda _: next(answers)
     outcome = run("entry", "delete", "a", "b", "c")
