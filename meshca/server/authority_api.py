@@ -120,8 +120,9 @@ class AuthorityAPI(rpc.AuthoritiesServicer):
         return pb.AuthorityOutcome(authority=shown, remarks=remarks)
 
     def _shown(self, slot: Slot) -> pb.Authority:
-        live = self._live(slot.id)
-        return authority_message(slot, live_leaves=live, following=following(slot, behind=self._behind(), live=live))
+        leaves = self._ledger.leaves_under(slot.id) if slot.retired_at else ()
+        said = following(slot, behind=self._behind(), leaves=leaves)
+        return authority_message(slot, live_leaves=self._live(slot.id), following=said)
 
     def _behind(self) -> tuple[Holder, ...]:
         return self._ledger.behind(self._rotation.slots.bundle.digest, self._clock.now())

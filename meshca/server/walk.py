@@ -60,13 +60,13 @@ class Walk:
             yield Step(name="dropped", text=f"{self.kind} {slot_id[:8]} is gone", authority_id=slot_id)
 
 
-def following(slot: Slot, *, behind: Sequence[Holder], live: int) -> str:
-    """What comes next for an authority, and after what."""
+def following(slot: Slot, *, behind: Sequence[Holder], leaves: Sequence[Leaf]) -> str:
+    """What comes next for an authority, and after what. `leaves` are the live ones below it, once it has retired."""
     distrusted = f"{slot.leaving}; " if slot.leaving in {Leaving.TAINTED, Leaving.REVOKED} else ""
-    return distrusted + _next(slot, behind, live)
+    return distrusted + _next(slot, behind, leaves)
 
 
-def _next(slot: Slot, behind: Sequence[Holder], live: int) -> str:
+def _next(slot: Slot, behind: Sequence[Holder], leaves: Sequence[Leaf]) -> str:
     match slot.state:
         case State.PREPARED if slot.activation is Activation.BY_HAND:
             return f"waits for `meshca authority activate {slot.id}`"
@@ -76,8 +76,9 @@ def _next(slot: Slot, behind: Sequence[Holder], live: int) -> str:
             return "is replaced as soon as its successor is ready"
         case State.ACTIVE:
             return "signs; its successor is prepared at half of its life"
-        case _ if live:
-            return f"leaves once {counted(live, 'live leaf', 'live leaves')} below it are replaced or have expired"
+        case _ if leaves:
+            below = counted(len(leaves), "live leaf", "live leaves")
+            return f"leaves once {below} below it are replaced or have expired, {_last(leaves)}"
         case _:
             return "leaves as soon as that has settled: no live leaf is below it"
 
@@ -93,9 +94,12 @@ def waiting(behind: Sequence[Holder]) -> str:
 def _replacing(kind: Kind, leaves: Sequence[Leaf]) -> str:
     if not leaves:
         return f"no leaf is left below the old {kind}; settling"
+    return f"{counted(len(leaves), 'leaf', 'leaves')} below the old {kind} to be replaced, {_last(leaves)}"
+
+
+def _last(leaves: Sequence[Leaf]) -> str:
     last = max(leaves, key=lambda leaf: leaf.not_after)
-    below = counted(len(leaves), "leaf", "leaves")
-    return f"{below} below the old {kind} to be replaced, the last to end is of {last.holder}, {_until(last.not_after)}"
+    return f"the last to end is of {last.holder}, {_until(last.not_after)}"
 
 
 def _until(at: datetime) -> str:

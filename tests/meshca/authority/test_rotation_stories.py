@@ -684,3 +684,27 @@ async def test_a_new_store_beside_old_keys_is_refused_and_the_keys_are_kept():
     with pytest.raises(CannotStart, match="there are keys of authorities, but the store is new"):
         await Kernel.started(keys=kernel.keys, journal=MemoryStore().journal)
     assert kernel.keys.key_ids() == keys
+
+
+async def test_a_leaf_from_before_a_restart_that_its_process_never_takes_up_again_keeps_its_root_until_it_ends():
+    kernel = await Kernel.started()
+    await kernel.leaf("web")
+    never_fetched = await kernel.leaf("db")
+    await kernel.restart()
+    web, db = await kernel.leaf("web"), await kernel.leaf("db")
+    kernel.takes(held=frozenset({web.leaf.serial}))
+    assert kernel.ledger.live_under(kernel.root.id, kernel.clock.now()) == 3, "of web only the newest, of db both"
+
+    await kernel.rotation.rotate(ROOT)
+    kernel.takes(held=frozenset({web.leaf.serial}))
+    await kernel.passes(SETTLE)
+    assert kernel.states() == "old, active / old, active"
+    newest = await kernel.leaf("web")
+    await kernel.leaf("db")
+    kernel.takes(held=frozenset({newest.leaf.serial}), replaced=frozenset({web.leaf.serial, db.leaf.serial}))
+    await kernel.passes(SETTLE)
+    (old,) = kernel.slots.of(ROOT, State.OLD)
+    assert [leaf.serial for leaf in kernel.ledger.leaves_under(old.id)] == [never_fetched.leaf.serial]
+    await kernel.passes(HOUR)
+    await kernel.passes(SETTLE)
+    assert kernel.states() == "active / active"

@@ -71,10 +71,14 @@ def test_a_walk_tells_each_change_once_and_whom_it_waits_for():
             "tainted; is replaced as soon as its successor is ready",
         ),
         ({"state": State.ACTIVE, "leaving": Leaving.ROTATED}, 2, "is replaced as soon as its successor is ready"),
-        ({"state": State.OLD}, 1, "leaves once 1 live leaf below it"),
+        (
+            {"state": State.OLD},
+            1,
+            "leaves once 1 live leaf below it are replaced or have expired, the last to end is of mint/0, until 01:00:00Z",
+        ),
         ({"state": State.TAINTED, "leaving": Leaving.REVOKED}, 2, "revoked; leaves once 2 live leaves below it"),
         ({"state": State.OLD}, 0, "no live leaf is below it"),
     ],
 )
 def test_each_state_says_what_comes_next(state: dict[str, object], live: int, text: str):
-    assert text in following(replace(NEW, **state), behind=(LATE,), live=live)
+    assert text in following(replace(NEW, **state), behind=(LATE,), leaves=[LEAF] * live)
