@@ -420,23 +420,28 @@ async def test_with_the_keys_abandoned_it_serves_but_is_ready_only_once_it_can_s
             systemd.bind(str(tmp_path / "notify"))
             environ = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")}
             up = await asyncio.create_subprocess_exec(*command, env=environ, stdout=PIPE, stderr=DEVNULL)
-            assert up.stdout is not None
-            while not (said := (await up.stdout.readline()).decode()).startswith("not ready: "):
-                assert said not in {"", "ready\n"}
-            assert "cannot sign: no intermediate is active" in said
-            told = await asyncio.get_running_loop().sock_recv(systemd, 1000)
-            assert told.startswith(b"EXTEND_TIMEOUT_USEC=60000000\nSTATUS=not ready: cannot sign")
-            async with connect(server.admin_socket) as client:
-                status = await client.status.Status(pb.Empty())
-                assert not status.ready
-                assert [holder.name for holder in status.behind] == [f"mint/{os.geteuid()}"]
-                (prepared,) = [each for each in await roots(client) if each.state == "prepared"]
-                await client.authorities.Activate(pb.AuthorityRequest(id=prepared.id, force=True))
-            assert await up.stdout.readline() == b"ready\n"
-            while b"READY=1" not in told:
+            try:
+                assert up.stdout is not None
+                while not (said := (await up.stdout.readline()).decode()).startswith("not ready: "):
+                    assert said not in {"", "ready\n"}
+                assert "cannot sign: no intermediate is active" in said
                 told = await asyncio.get_running_loop().sock_recv(systemd, 1000)
-            up.terminate()
-            assert await up.wait() == 0
+                assert told.startswith(b"EXTEND_TIMEOUT_USEC=60000000\nSTATUS=not ready: cannot sign")
+                async with connect(server.admin_socket) as client:
+                    status = await client.status.Status(pb.Empty())
+                    assert not status.ready
+                    assert [holder.name for holder in status.behind] == [f"mint/{os.geteuid()}"]
+                    (prepared,) = [each for each in await roots(client) if each.state == "prepared"]
+                    await client.authorities.Activate(pb.AuthorityRequest(id=prepared.id, force=True))
+                assert await up.stdout.readline() == b"ready\n"
+                while b"READY=1" not in told:
+                    told = await asyncio.get_running_loop().sock_recv(systemd, 1000)
+                up.terminate()
+                assert await up.wait() == 0
+            finally:
+                if up.returncode is None:
+                    up.kill()
+                    await up.wait()
         await server.start()
 
 
