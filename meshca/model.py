@@ -170,16 +170,13 @@ class Slot:
     retired_at: datetime | None = None
     activation: Activation = Activation.BY_TIME
     leaving: Leaving = Leaving.NO
+    not_before: datetime = field(init=False, repr=False, compare=False)
+    not_after: datetime = field(init=False, repr=False, compare=False)
 
-    @property
-    def not_before(self) -> datetime:
-        """When the certificate begins."""
-        return self.certificate.not_valid_before_utc
-
-    @property
-    def not_after(self) -> datetime:
-        """When the certificate ends."""
-        return self.certificate.not_valid_after_utc
+    def __post_init__(self) -> None:
+        """Read the certificate's dates once: for each leaf below they are asked for six times."""
+        object.__setattr__(self, "not_before", self.certificate.not_valid_before_utc)
+        object.__setattr__(self, "not_after", self.certificate.not_valid_after_utc)
 
     def is_valid(self, now: datetime) -> bool:
         """Whether `now` is within the certificate's validity."""

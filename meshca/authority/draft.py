@@ -8,8 +8,10 @@ Rules:
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
+from hashlib import sha256
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from meshca.csr import PublicKey
@@ -31,7 +33,10 @@ Extension = x509.Extension[x509.ExtensionType]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """What the certificate shall say. Times are whole seconds, UTC, as X.509 has them; extensions are in order."""
+    """What the certificate shall say. Times are whole seconds, UTC, as X.509 has them; extensions are in order.
+
+    `key_hash` is what the record names the key by (see `hash_of`).
+    """
 
     profile: Profile
     serial: int
@@ -40,6 +45,7 @@ class Draft:
     not_before: datetime
     not_after: datetime
     public_key: PublicKey
+    key_hash: bytes
     spiffe_id: SpiffeID
     extensions: tuple[Extension, ...]
 
@@ -56,6 +62,11 @@ class Draft:
         )
 
 
+def hash_of(key: PublicKey) -> bytes:
+    """SHA-256 of the subject public key info: what the record names a key by, and a leaf its own (RFC 7093 section 2, method 4)."""
+    return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
 def draft_root(trust_domain: TrustDomain, key: PublicKey, *, serial: int, now: datetime, lifetime: timedelta) -> Draft:
     """A self-signed root (X5-41). Its ID is the trust domain's own (ID-24 to ID-26)."""
     key_id = x509.SubjectKeyIdentifier.from_public_key(key)
@@ -68,6 +79,7 @@ def draft_root(trust_domain: TrustDomain, key: PublicKey, *, serial: int, now: d
         not_before=_whole(now - BACKDATE),
         not_after=_whole(now + lifetime),
         public_key=key,
+        key_hash=hash_of(key),
         spiffe_id=trust_domain.id,
         extensions=_extensions(SIGNING, trust_domain.id, key_id),
     )
@@ -86,6 +98,7 @@ def draft_intermediate(
         not_before=_start(issuer, now),
         not_after=min(_whole(now + lifetime), issuer.not_after),
         public_key=key,
+        key_hash=hash_of(key),
         spiffe_id=trust_domain.id,
         extensions=_extensions(SIGNING, trust_domain.id, key_id, issuer=issuer, path_length=0),
     )
@@ -138,7 +151,7 @@ def _leaf(
     serial: int,
     span: tuple[datetime, datetime],
 ) -> Draft:
-    key_id = x509.SubjectKeyIdentifier.from_public_key(key)
+    key_hash = hash_of(key)
     return Draft(
         profile=LEAF,
         serial=serial,
@@ -147,8 +160,11 @@ def _leaf(
         not_before=span[0],
         not_after=span[1],
         public_key=key,
+        key_hash=key_hash,
         spiffe_id=spiffe_id,
-        extensions=_extensions(LEAF, spiffe_id, key_id, issuer=issuer, dns_names=dns_names),
+        extensions=_extensions(
+            LEAF, spiffe_id, x509.SubjectKeyIdentifier(key_hash), issuer=issuer, dns_names=dns_names
+        ),
     )
 
 

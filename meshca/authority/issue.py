@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import TypeVar
 
 from cryptography import x509
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from meshca.authority.draft import LONGEST_SHORTENING, Draft, draft_leaf, draft_self_test
 from meshca.authority.lint import compare, lint
-from meshca.authority.record import leaf_facts
+from meshca.authority.record import Facts, leaf_facts, time_text
 from meshca.authority.recorder import Note, Recorder
 from meshca.csr import PublicKey, read_csr
 from meshca.errors import IssuanceRefused
@@ -91,15 +92,16 @@ class Issuer:
         await self._record([_intent(order, ready) for order, ready in zip(orders, linted, strict=True)])
         signed = self._each("sign", lambda ready: (ready, _sign(ready.draft, key)), linted)
         outcomes = self._each("compare", lambda pair: _issued(*pair, issuer), signed)
-        await self._record(_completions(orders, linted, outcomes))
+        await self._record(_completions(orders, signed, outcomes))
         return tuple(outcomes)
 
     async def sign_authority(self, draft: Draft, key: AuthorityKey, issuer: Slot | None) -> x509.Certificate:
         """Sign a root (issuer None) or an intermediate, recorded before and after. Raises IssuanceRefused, StoreUnavailable."""
         lint(draft, issuer)
-        await self._recorder.append([_authority_note(draft, AuditKind.INTENT)])
-        certificate = _compared(draft, _sign(draft, key))
-        await self._recorder.append([_authority_note(draft, AuditKind.AUTHORITY)])
+        await self._recorder.append([_authority_note(AuditKind.INTENT, draft, _meant(draft))])
+        signed = _sign(draft, key)
+        certificate = _compared(draft, signed)
+        await self._recorder.append([_authority_note(AuditKind.AUTHORITY, draft, _made(signed))])
         return certificate
 
     def self_test(self, trust_domain: TrustDomain, issuer: Slot) -> None:
@@ -197,24 +199,38 @@ def _leaf(order: Order, draft: Draft, issuer: Slot, now: datetime) -> Leaf:
 def _intent(order: Order, ready: _Ready | IssuanceRefused) -> Note:
     if isinstance(ready, IssuanceRefused):
         return _refusal(order, ready)
-    return _leaf_note(AuditKind.INTENT, ready.leaf)
+    return _leaf_note(AuditKind.INTENT, ready.leaf, _meant(ready.draft, dns_names=order.entry.certified_names))
 
 
 def _completions(
-    orders: Sequence[Order], prepared: Sequence[_Ready | IssuanceRefused], outcomes: Sequence[Issued | IssuanceRefused]
+    orders: Sequence[Order],
+    signed: Sequence[tuple[_Ready, bytes] | IssuanceRefused],
+    outcomes: Sequence[Issued | IssuanceRefused],
 ) -> list[Note]:
     """What came of each intent. What was refused before there was an intent has its record already."""
     return [
-        _refusal(order, outcome) if isinstance(outcome, IssuanceRefused) else _leaf_note(AuditKind.ISSUED, outcome.leaf)
-        for order, ready, outcome in zip(orders, prepared, outcomes, strict=True)
-        if isinstance(ready, _Ready)
+        _refusal(order, outcome)
+        if isinstance(outcome, IssuanceRefused)
+        else _leaf_note(AuditKind.ISSUED, outcome.leaf, _made(each[1]))
+        for order, each, outcome in zip(orders, signed, outcomes, strict=True)
+        if not isinstance(each, IssuanceRefused)
     ]
 
 
-def _leaf_note(kind: AuditKind, leaf: Leaf) -> Note:
+def _meant(draft: Draft, **more: object) -> Facts:
+    """What an intent says of a certificate, so that no other with the same serial can pass for it."""
+    return {"key_sha256": draft.key_hash.hex(), "not_before": time_text(draft.not_before), **more}
+
+
+def _made(signed: bytes) -> Facts:
+    """What the completion says: the certificate is this one and no other. What is in it, the intent of that serial has said."""
+    return {"certificate_sha256": sha256(signed).hexdigest()}
+
+
+def _leaf_note(kind: AuditKind, leaf: Leaf, more: Facts) -> Note:
     return Note(
         kind=kind,
-        facts=leaf_facts(leaf),
+        facts={**leaf_facts(leaf), **more},
         serial=f"{leaf.serial:x}",
         spiffe_id=str(leaf.spiffe_id),
         not_after=leaf.not_after,
@@ -226,8 +242,8 @@ def _refusal(order: Order, refusal: IssuanceRefused) -> Note:
     return Note(kind=AuditKind.REFUSED, facts=facts, spiffe_id=str(order.entry.spiffe_id))
 
 
-def _authority_note(draft: Draft, kind: AuditKind) -> Note:
-    facts = {"authority": draft.subject.rfc4514_string(), "issuer": draft.issuer.rfc4514_string()}
+def _authority_note(kind: AuditKind, draft: Draft, more: Facts) -> Note:
+    facts = {"authority": draft.subject.rfc4514_string(), "issuer": draft.issuer.rfc4514_string(), **more}
     return Note(
         kind=kind, facts=facts, serial=f"{draft.serial:x}", spiffe_id=str(draft.spiffe_id), not_after=draft.not_after
     )

@@ -8,10 +8,13 @@ Rules:
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
 from typing import cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from meshca.authority.draft import Draft
@@ -138,14 +141,22 @@ def _within_issuer(case: _Case) -> bool:
 
 def _same_trust_domain(case: _Case) -> bool:
     """The issuer's own URI SAN says whose it is."""
-    if case.issuer is None:
-        return True
-    names = case.issuer.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return names.get_values_for_type(x509.UniformResourceIdentifier) == [str(case.draft.spiffe_id.trust_domain.id)]
+    return case.issuer is None or _ids(case.issuer.certificate) == [str(case.draft.spiffe_id.trust_domain.id)]
+
+
+@lru_cache(maxsize=8)
+def _ids(certificate: x509.Certificate) -> list[str]:
+    """Its URI SANs, read once for all the leaves of an issuer."""
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return names.get_values_for_type(x509.UniformResourceIdentifier)
 
 
 def _has_key_id(case: _Case) -> bool:
-    return case.value(x509.SubjectKeyIdentifier) == x509.SubjectKeyIdentifier.from_public_key(case.draft.public_key)
+    """An authority's is what the key is kept under (RFC 5280 4.2.1.2, method 1), a leaf's what the record has (RFC 7093 2, method 4)."""
+    key, signing = case.draft.public_key, case.draft.profile is SIGNING_PROFILE
+    hashed = sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+    own = x509.SubjectKeyIdentifier.from_public_key(key) if signing else x509.SubjectKeyIdentifier(hashed)
+    return case.draft.key_hash == hashed and case.value(x509.SubjectKeyIdentifier) == own
 
 
 Rule = tuple[str, Callable[[_Case], bool]]

@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -98,19 +98,32 @@ def _gist(record: pb.AuditRecord) -> str:
 
 
 def _members(record: pb.AuditRecord) -> Iterator[str]:
-    """The scalars of the record's body that its fields do not have."""
+    """What the record's body says beyond its fields."""
     try:
         members = json.loads(record.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         members = None
     if not isinstance(members, dict):
         yield record.body
         return
-    for name, value in members.items():
-        if isinstance(value, str | int) and value is not False and value not in ("", record.serial, record.spiffe_id):
+    for name, value in _flat(members):
+        if _is_shown(value) and value not in (record.serial, record.spiffe_id):
             yield f"{name}={_brief(value)}"
+
+
+def _is_shown(value: object) -> bool:
+    return value is not False and value not in ("", []) and isinstance(value, str | int | list)
+
+
+def _flat(members: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """The members, and by their path those in which an entry's `old` and `new` differ."""
+    old, new = (found if isinstance(found := members.get(each), dict) else {} for each in ("old", "new"))
+    yield from ((name, value) for name, value in members.items() if name not in {"old", "new"})
+    yield from ((f"old.{name}", value) for name, value in old.items() if new.get(name) != value)
+    yield from ((f"new.{name}", value) for name, value in new.items() if old.get(name) != value)
 
 
 def _brief(value: object) -> str:
     """A value without what a table has no room for: ids by their first digits, issuers without the trust domain."""
-    return _ID.sub(r"\1", str(value)).partition(",O=")[0].removeprefix("CN=")
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return _ID.sub(r"\1", text).partition(",O=")[0].removeprefix("CN=")

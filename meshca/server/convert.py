@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from meshca.errors import InvalidInput
@@ -125,6 +126,16 @@ def entry_message(entry: Entry) -> pb.Entry:
         source=entry.source,
         created_at=timestamp(entry.created_at),
     )
+
+
+def change_facts(old: Entry | None, new: Entry | None) -> dict[str, Any]:
+    """What becomes of an entry, as the record has it: all that it said before, and all that it says after."""
+    said = {"old": old, "new": new}
+    return {
+        name: MessageToDict(entry_message(entry), preserving_proto_field_name=True)
+        for name, entry in said.items()
+        if entry
+    }
 
 
 def bundle_of(message: pb.Bundle) -> Bundle:

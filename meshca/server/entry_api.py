@@ -2,17 +2,19 @@
 
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
 from meshca.authority.holders import Ledger
+from meshca.authority.record import Facts
 from meshca.errors import InvalidInput
 from meshca.model import Entry, Selector
 from meshca.ports import Clock
 from meshca.proto import admin_pb2 as pb
 from meshca.proto import admin_pb2_grpc as rpc
-from meshca.server.applying import each_of
-from meshca.server.convert import entry_changed, entry_message, entry_of, parsed
+from meshca.server.applying import Applied, each_of
+from meshca.server.convert import change_facts, entry_changed, entry_message, entry_of, parsed
 from meshca.server.registry import Registry
 from meshca.server.wish import Asked
 from spiffe.id import SpiffeID
@@ -32,7 +34,7 @@ class EntryAPI(rpc.EntriesServicer):
         async with self._asked("entry.create", context) as wish:
             entry = self._new(request.entry)
             self._registry.check(entry)
-            await wish.record(entry=entry.id, spiffe_id=str(entry.spiffe_id))
+            await wish.record(change_facts(None, entry), entry=entry.id, spiffe_id=str(entry.spiffe_id))
             return entry_message(await self._registry.create(entry))
 
     async def Update(self, request: pb.UpdateEntryRequest, context: Any) -> pb.Entry:  # noqa: N802 - same
@@ -42,7 +44,7 @@ class EntryAPI(rpc.EntriesServicer):
             entry = entry_changed(old, request.entry, frozenset(request.fields))
             self._check_ahead(entry)
             self._registry.check(entry)
-            await wish.record(entry=entry.id, fields=sorted(set(request.fields)))
+            await wish.record(change_facts(old, entry), entry=entry.id, fields=sorted(set(request.fields)))
             return entry_message(await self._registry.update(entry))
 
     async def Get(self, request: pb.EntryID, context: Any) -> pb.Entry:  # noqa: N802, ARG002 - same
@@ -66,34 +68,32 @@ class EntryAPI(rpc.EntriesServicer):
     async def Delete(self, request: pb.DeleteEntryRequest, context: Any) -> pb.DeleteEntryResponse:  # noqa: N802 - same
         """Remove an entry, and say whom that leaves with what."""
         async with self._asked("entry.delete", context) as wish:
-            self._registry.get(request.id)
-            await wish.record(entry=request.id, now=request.now)
+            change = change_facts(self._registry.get(request.id), None)
+            await wish.record(change, entry=request.id, now=request.now)
             await self._registry.delete(request.id, now=request.now)
             return self._left_behind(request.id)
 
     async def Apply(self, request: pb.ApplyEntriesRequest, context: Any) -> pb.ApplyEntriesResponse:  # noqa: N802 - same
         """Make the entries those given, each within its source."""
         if request.dry_run:
-            return await self._apply(request, self._wanted(request), dry_run=True)
+            return _answer(await self._apply(request, self._wanted(request), dry_run=True))
         async with self._asked("entry.apply", context) as wish:
             wanted = self._wanted(request)
-            await self._apply(request, wanted, dry_run=True)  # raises what there is to refuse
+            plan = await self._apply(request, wanted, dry_run=True)  # raises what there is to refuse
             facts = {"source": request.source, "entries": len(wanted), "prune": request.prune, "adopt": request.adopt}
-            await wish.record(**facts)
-            return await self._apply(request, wanted, dry_run=False)
+            await wish.record(*self._changes(plan), **facts)
+            return _answer(await self._apply(request, wanted, dry_run=False))
 
-    async def _apply(
-        self, request: pb.ApplyEntriesRequest, wanted: list[Entry], *, dry_run: bool
-    ) -> pb.ApplyEntriesResponse:
-        applied = await self._registry.apply(
+    async def _apply(self, request: pb.ApplyEntriesRequest, wanted: list[Entry], *, dry_run: bool) -> Applied:
+        return await self._registry.apply(
             wanted, request.source, prune=request.prune, dry_run=dry_run, adopt=request.adopt
         )
-        return pb.ApplyEntriesResponse(
-            created=map(entry_message, applied.created),
-            updated=map(entry_message, applied.updated),
-            deleted=map(entry_message, applied.deleted),
-            unchanged=map(entry_message, applied.unchanged),
-        )
+
+    def _changes(self, plan: Applied) -> Iterator[Facts]:
+        for entry in (*plan.created, *plan.updated):
+            yield {"entry": entry.id, **change_facts(self._registry.find(entry.id), entry)}
+        for entry in plan.deleted:
+            yield {"entry": entry.id, **change_facts(entry, None)}
 
     def _wanted(self, request: pb.ApplyEntriesRequest) -> list[Entry]:
         if not request.source:
@@ -116,3 +116,12 @@ class EntryAPI(rpc.EntriesServicer):
         """Raise InvalidInput for an entry that is over before it begins."""
         if not entry.is_live(self._clock.now()):
             raise InvalidInput(f"expires_at {entry.expires_at:%Y-%m-%dT%H:%M:%SZ} is past")
+
+
+def _answer(applied: Applied) -> pb.ApplyEntriesResponse:
+    return pb.ApplyEntriesResponse(
+        created=map(entry_message, applied.created),
+        updated=map(entry_message, applied.updated),
+        deleted=map(entry_message, applied.deleted),
+        unchanged=map(entry_message, applied.unchanged),
+    )

@@ -9,7 +9,7 @@ from meshca.ports import Clock
 from meshca.proto import admin_pb2 as pb
 from meshca.proto import admin_pb2_grpc as rpc
 from meshca.server.ca import CertificateAuthority
-from meshca.server.convert import bundle_message, der, parsed, span
+from meshca.server.convert import bundle_message, change_facts, der, parsed, span
 from meshca.server.registry import Registry
 from meshca.server.wish import Asked
 from spiffe.id import SpiffeID
@@ -31,7 +31,7 @@ class SVIDAPI(rpc.SVIDsServicer):
         async with self._asked("svid.mint", context) as wish:
             entry = self._entry(request, wish.caller.uid)
             self._registry.check(entry)
-            await wish.record(spiffe_id=str(entry.spiffe_id))
+            await wish.record(change_facts(None, entry), spiffe_id=str(entry.spiffe_id))
             outcome = (await self._ca.sign([Order(entry=entry, csr=request.csr, holder=entry.id)]))[0]
         if isinstance(outcome, IssuanceRefused):  # which the issuer has recorded
             raise outcome

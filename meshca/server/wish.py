@@ -7,11 +7,12 @@ Rules:
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from meshca.authority.record import Facts
 from meshca.authority.recorder import Note, Recorder
 from meshca.errors import StoreUnavailable
 from meshca.logs import printable
@@ -33,9 +34,9 @@ class Wish:
     recorder: Recorder = field(repr=False)
     _number: int = field(default=0, init=False)
 
-    async def record(self, **facts: Any) -> None:
-        """It makes sense, and is to be carried out now. Raises StoreUnavailable, and then it must not be."""
-        await self._append(AuditKind.ADMIN, facts)
+    async def record(self, *changes: Facts, **facts: Any) -> None:
+        """It makes sense, and is to be carried out now, with one link for each change. Raises StoreUnavailable, and then it must not be."""
+        await self._append(AuditKind.ADMIN, facts, changes)
         self._number = self.recorder.sequence
 
     async def refused(self, error: Exception) -> None:
@@ -44,9 +45,9 @@ class Wish:
         with suppress(StoreUnavailable):  # then nothing is done that would have to be recorded
             await self._append(AuditKind.REFUSED, {"text": printable(status_of(error)[1])[:MOST_CHARACTERS], **wish})
 
-    async def _append(self, kind: AuditKind, facts: dict[str, Any]) -> None:
+    async def _append(self, kind: AuditKind, facts: Facts, changes: Sequence[Facts] = ()) -> None:
         told = {"operation": self.operation, "uid": self.caller.uid, "pid": self.caller.pid, **facts}
-        await self.recorder.append([Note(kind=kind, facts=told)])
+        await self.recorder.append([Note(kind=kind, facts={**told, **change}) for change in changes or ({},)])
         logger.info(kind.value, extra=told)
 
 

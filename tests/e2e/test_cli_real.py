@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from meshca.cli.exits import Exit
 from meshca.demo.server import Server, running_server
@@ -21,6 +22,7 @@ from spiffe import bundle_json
 from spiffe.id import TrustDomain
 from spiffe.x509svid import X509SVID
 from tests.support.pki import CA
+from tests.support.wait import until
 
 UID = os.geteuid()
 WEB = "spiffe://mesh.local/web"
@@ -299,7 +301,7 @@ def test_a_watch_without_an_entry_says_so_at_once(meshca: Shell):
         assert "no registration entry covers this process" in watched.stdout.readline()
 
 
-def test_authorities_are_prepared_activated_rotated_and_the_last_is_kept(meshca: Shell):
+async def test_authorities_are_prepared_activated_rotated_and_the_last_is_kept(meshca: Shell):
     def ids(kind: str, state: str) -> list[str]:
         listed = meshca.good("authority", "list", "-o", "json").json["authorities"]
         return [each["id"] for each in listed if (each["kind"], each["state"]) == (kind, state)]
@@ -314,6 +316,7 @@ def test_authorities_are_prepared_activated_rotated_and_the_last_is_kept(meshca:
         assert meshca.refusal("authority", "activate", prepared, "--kind", other)[0] == Exit.USAGE
         gone = meshca.good("authority", "revoke", prepared[:8])
         assert gone.out.splitlines()[:3] == [f"id           {prepared}", f"kind         {kind}", "state        revoked"]
+        await until(lambda: len(ids("root", "active")) == 1 and not ids("root", "prepared"))
         steps = meshca.good("authority", "rotate", "--kind", kind, "-o", "json").out.splitlines()
         assert [json.loads(step)["step"] for step in (steps[0], steps[-1])] == ["prepared", "done"]
     assert ids("root", "active") != [root]
@@ -335,6 +338,45 @@ def test_a_minted_svid_is_in_the_record_with_who_asked_for_it(meshca: Shell, tmp
     assert meshca.refusal("svid", "mint", WEB, "--ttl", "9s")[0] == Exit.USAGE
     meshca.good("svid", "mint", "spiffe://mesh.local/minted", "--ttl", "10s", "--write", tmp_path)
     assert (tmp_path / "svid.0.key").exists()
+
+
+def test_the_record_says_what_was_signed_and_what_became_of_entries(meshca: Shell, tmp_path: Path):
+    def bodies(*options: object) -> list[dict[str, Any]]:
+        found = meshca.good("audit", "find", *options, "-o", "json").json["records"]
+        return [json.loads(each["body"]) for each in found]
+
+    mallory = "spiffe://mesh.local/mallory"
+    meshca.good("svid", "mint", mallory, "--ttl", "10s", "--dns", "bank.local", "--write", tmp_path)
+    leaf = x509.load_pem_x509_certificates((tmp_path / "svid.0.pem").read_bytes())[0]
+    done, intent = bodies("--serial", f"{leaf.serial_number:x}")
+    assert intent["dns_names"] == ["bank.local"]
+    key = leaf.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
+    assert (intent["key_sha256"], done["certificate_sha256"]) == (key, leaf.fingerprint(hashes.SHA256()).hex())
+    asked = bodies("--kind", "admin", "--limit", 1)[0]
+    assert (asked["operation"], asked["new"]["dns_names"], asked["new"]["ttl"]) == ("svid.mint", ["bank.local"], "10s")
+
+    selected = ("--selector", "unix:uid:4242")
+    entry_id = meshca.good("entry", "create", "--spiffe-id", mallory, *selected, "-o", "json").json["id"]
+    meshca.good("entry", "update", entry_id, "--selector", "unix:uid:666")
+    told = meshca.good("audit", "find", "--kind", "admin", "--limit", 1).out
+    assert "old.selectors=unix:uid:4242 new.selectors=unix:uid:666" in told
+    meshca.good("entry", "delete", entry_id)
+    deleted, updated, created = bodies("--kind", "admin", "--limit", 3)
+    assert [each["entry"] for each in (deleted, updated, created)] == [entry_id] * 3
+    assert created["new"] == updated["old"]
+    assert updated["new"] == deleted["old"] == {**created["new"], "selectors": ["unix:uid:666"]}
+
+    def apply(*hints: str, changes: int) -> list[tuple[str, str]]:
+        entries = [{"spiffe_id": f"{mallory}/{n}", "selectors": ["unix:uid:1"], "hint": h} for n, h in enumerate(hints)]
+        meshca.good("entry", "apply", "--source", "team", "--prune", "-f", "-", given=json.dumps({"entries": entries}))
+        found = bodies("--kind", "admin", "--limit", changes)
+        return sorted((each.get("old", {}).get("hint", ""), each.get("new", {}).get("hint", "")) for each in found)
+
+    assert apply("a", "b", changes=2) == [("", "a"), ("", "b")]
+    assert apply("c", changes=2) == [("a", "c"), ("b", "")]
+    (left,) = meshca.good("entry", "list", "--source", "team", "-o", "json").json["entries"]
+    meshca.good("entry", "delete", left["id"])
+    meshca.good("audit", "verify")
 
 
 def test_the_record_proves_itself_and_shows_what_was_cut(meshca: Shell):

@@ -1,16 +1,18 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from hashlib import sha256
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshca.authority.draft import Draft, draft_intermediate, draft_leaf, draft_root, draft_self_test
+from meshca.authority.draft import Draft, draft_intermediate, draft_leaf, draft_root, draft_self_test, hash_of
 from meshca.authority.issue import new_serial
 from meshca.errors import IssuanceRefused
 from meshca.model import Kind, Slot
@@ -68,7 +70,9 @@ def test_a_leaf_says_what_its_entry_grants_and_nothing_of_its_own():
         False,
     )
     assert said[x509.SubjectAlternativeName] == (names, True)
-    assert said[x509.SubjectKeyIdentifier] == (x509.SubjectKeyIdentifier.from_public_key(KEY), False)
+    key = sha256(KEY.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+    assert said[x509.SubjectKeyIdentifier] == (x509.SubjectKeyIdentifier(key), False)
+    assert draft.key_hash == hash_of(KEY) == key
     assert said[x509.AuthorityKeyIdentifier] == (
         x509.AuthorityKeyIdentifier(bytes.fromhex(ISSUER.id), None, None),
         False,

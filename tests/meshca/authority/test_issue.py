@@ -1,4 +1,6 @@
 import asyncio
+import hashlib
+import json
 import logging
 import pickle
 import shutil
@@ -12,8 +14,9 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from meshca.adapters.keys_memory import MemoryKeyManager
 from meshca.adapters.store_memory import MemoryAuditLog
@@ -60,13 +63,36 @@ async def test_one_refused_order_spoils_no_other_and_each_has_its_outcome_in_ord
     assert await kinds(kernel) == ["intent", "refused", "intent", "intent", "issued", "issued", "issued"]
 
 
-async def test_every_intent_is_completed_with_the_same_facts():
+async def test_an_intent_says_what_is_to_be_signed_and_its_completion_which_certificate_that_became():
     kernel = await Kernel.started()
-    issued = await kernel.leaf()
+    issued = await kernel.leaf(dns_names=("web.local", "www.local"))
     done, intent = await kernel.audit.find(AuditQuery(serial=issued.leaf.serial))
     assert (intent.kind, done.kind) == (AuditKind.INTENT, AuditKind.ISSUED)
-    assert (intent.body, intent.spiffe_id, intent.not_after) == (done.body, done.spiffe_id, done.not_after)
+    assert (intent.spiffe_id, intent.not_after) == (done.spiffe_id, done.not_after)
     assert done.spiffe_id == "spiffe://example.org/web"
+    certificate, root = issued.chain[0], kernel.root.id
+    whose = {"entry": "web", "holder": "p1", "intermediate": kernel.intermediate.id, "root": root}
+    meant = {"dns_names": ["web.local", "www.local"], "not_before": certificate.not_valid_before_utc.isoformat()}
+    assert json.loads(intent.body) == {**whose, **meant, "key_sha256": key_hash(certificate)}
+    assert json.loads(done.body) == {**whose, "certificate_sha256": certificate.fingerprint(hashes.SHA256()).hex()}
+
+
+def key_hash(certificate: x509.Certificate) -> str:
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(key).hexdigest()
+
+
+@pytest.mark.parametrize("kind", Kind)
+async def test_the_record_tells_an_authority_from_any_other_of_its_name(kind: Kind):
+    kernel = await Kernel.started()
+    certificate = kernel.active(kind).certificate
+    done, intent = await kernel.audit.find(AuditQuery(serial=certificate.serial_number))
+    assert (intent.kind, done.kind) == (AuditKind.INTENT, AuditKind.AUTHORITY)
+    said, made = json.loads(intent.body), json.loads(done.body)
+    assert said["key_sha256"] == key_hash(certificate)
+    assert said["not_before"] == certificate.not_valid_before_utc.isoformat()
+    assert made["certificate_sha256"] == certificate.fingerprint(hashes.SHA256()).hex()
+    assert said["authority"] == made["authority"]
 
 
 async def test_a_refusal_is_recorded_with_its_reason():

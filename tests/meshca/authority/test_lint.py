@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from meshca.authority.draft import Draft, draft_intermediate, draft_leaf, draft_root
+from meshca.authority.draft import Draft, draft_intermediate, draft_leaf, draft_root, hash_of
 from meshca.authority.issue import new_serial
 from meshca.authority.lint import COMMON, LEAF, SIGNING, compare, lint
 from meshca.errors import IssuanceRefused
@@ -106,7 +106,18 @@ BAD: list[tuple[Draft, Slot | None, str]] = [
     (replace(LEAF_DRAFT, serial=2**63 - 1), ISSUER, "X5-30: the serial"),
     (replace(LEAF_DRAFT, serial=2**159), ISSUER, "X5-30: the serial"),
     (replace(LEAF_DRAFT, public_key=OTHER), ISSUER, "X5-30: the subject key"),
+    (replace(INTERMEDIATE_DRAFT, key_hash=b"x" * 32), ROOT, "X5-30: the subject key"),
     (unsaid(LEAF_DRAFT, x509.SubjectKeyIdentifier), ISSUER, "X5-30: the subject key"),
+    (
+        said(LEAF_DRAFT, (x509.SubjectKeyIdentifier.from_public_key(KEY.public_key()), False)),
+        ISSUER,
+        "X5-30: the subject key",
+    ),
+    (
+        said(INTERMEDIATE_DRAFT, (x509.SubjectKeyIdentifier(hash_of(KEY.public_key())), False)),
+        ROOT,
+        "X5-30: the subject key",
+    ),
     (said(LEAF_DRAFT, (unknown_extension(), False)), ISSUER, "X5-30: an extension"),
     (
         replace(LEAF_DRAFT, extensions=(*LEAF_DRAFT.extensions, x509.Extension(BOTH.oid, False, BOTH))),
@@ -184,8 +195,9 @@ def test_all_broken_rules_are_told_at_once(draft: Draft, issuer: Slot | None, st
     ids=["P-384", "RSA 2048", "RSA 1024", "secp256k1", "Ed25519"],
 )
 def test_only_keys_that_every_verifier_takes_are_certified(key: Any, *, is_strong: bool):
-    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    draft = said(replace(LEAF_DRAFT, public_key=key.public_key()), (identifier, False))
+    identifier = x509.SubjectKeyIdentifier(hash_of(key.public_key()))
+    draft = replace(LEAF_DRAFT, public_key=key.public_key(), key_hash=identifier.digest)
+    draft = said(draft, (identifier, False))
     if is_strong:
         lint(draft, ISSUER)
     else:

@@ -73,6 +73,29 @@ def test_audit_find_narrows_and_shows_the_body_as_it_was_hashed(admin: ScriptedS
     assert "entry=web uid=0" in run("audit", "find").out
 
 
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        ({"dns_names": ["a.b", "c.d"], "more": []}, "dns_names=a.b,c.d"),
+        ({"certificate_sha256": "0123456789abcdef" * 4, "n": 1}, "certificate_sha256=01234567 n=1"),
+        (
+            {"old": {"id": "e", "selectors": ["unix:uid:1"]}, "new": {"id": "e", "selectors": ["unix:uid:2", "s:x"]}},
+            "old.selectors=unix:uid:1 new.selectors=unix:uid:2,s:x",
+        ),
+        ({"new": {"id": "e", "ttl": "60s"}, "old": 5}, "new.id=e new.ttl=60s"),
+    ],
+)
+def test_audit_find_tells_names_hashes_and_what_became_of_an_entry(
+    admin: ScriptedServer, run: Run, body: dict[str, object], shown: str
+):
+    record = pb.AuditRecord(writer="w", sequence=3, kind="admin", body=json.dumps(body))
+    admin.answers["Audit.Find"] = pb.AuditRecordList(records=[record])
+    assert run("audit", "find").out.split("admin", 1)[1].strip() == shown
+    record.body = "[" * 100_000
+    admin.answers["Audit.Find"] = pb.AuditRecordList(records=[record])
+    assert "[[[[" in run("audit", "find").out
+
+
 def test_audit_verify_finds_tampering(admin: ScriptedServer, run: Run):
     admin.answers["Audit.Verify"] = pb.VerifyAuditResponse(records=12, head="w:12:ff")
     assert run("audit", "verify", "--head", "w:11:ee", "-o", "json").json == {"records": 12, "head": "w:12:ff"}
