@@ -127,11 +127,10 @@ class Rotation:
             wish = wishes.revoke(self.slots, slot_id, force=force)
             await (self._perform(wish) if isinstance(wish, Drop) else self._save(wish))
         remarks = await self._leaving(slot_id)
-        if kind is Kind.INTERMEDIATE:
-            remarks += (
-                "then the root above it is rotated too: verifiers know only roots, and would go on to trust this intermediate",
-            )
-        return remarks
+        if kind is not Kind.INTERMEDIATE:
+            return remarks
+        when, why = "at the same time" if force else "then", "verifiers know only roots, and would go on to trust it"
+        return (*remarks, f"{when} the root above it is rotated too: {why}")
 
     async def rotate(self, kind: Kind) -> None:
         """Wish for a successor and for the present ones to leave; the ticks see to it. Raises StoreUnavailable."""
