@@ -3,7 +3,7 @@
 Rules: it records and tells; what to show is decided by `meshca.router.delivery`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -13,7 +13,7 @@ from meshca.router.target import CLUSTERS, ENDPOINTS, LISTENERS
 from sds.xds.resource import Resource
 
 _ANSWERED = frozenset({CLUSTERS, LISTENERS})
-"""The types of which a client always tells that something is gone."""
+"""The types of which a client drops what is gone, and says so. It sees all of them, so it never asks for one of these by name."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,16 +39,23 @@ class Ledger:
         return None if version is None else version.resource or self.shown.get(name)
 
     def show(self, chosen: dict[str, Resource], needs: Mapping[str, frozenset[str]]) -> None:
-        """Take note of what the client is shown from now on."""
+        """Take note of what the client is shown from now on. `needs` are those of what is as the target wants it."""
         for name, resource in chosen.items():
-            if not is_same(self.shown.get(name), resource):
-                holding = self.holdings.setdefault(name, Holding())
-                known = holding.versions.get(resource.version)
-                fresh = Version(resource=resource, needs=needs.get(name, frozenset()))
-                holding.show(resource.version, known if known and known.resource else fresh)
+            if name in needs or self.shown.get(name) is not resource:
+                self._show(resource, needs.get(name))
         for name in self.shown.keys() - chosen.keys():
             self._hide(name)
         self.shown, self.is_known = chosen, True
+
+    def _show(self, resource: Resource, needs: frozenset[str] | None) -> None:
+        holding = self.holdings.setdefault(resource.name, Holding())
+        value = holding.versions.get(resource.version)
+        if value is None or value.resource is None or needs is not None:
+            value = Version(resource=resource, needs=needs or frozenset())
+        if is_same(self.shown.get(resource.name), resource):
+            holding.versions[resource.version] = value
+        else:
+            holding.show(resource.version, value)
 
     def _hide(self, name: str) -> None:
         if self.type_url in _ANSWERED:
@@ -67,7 +74,7 @@ class Ledger:
         changed = {name: version for name, version in sent.items() if self.good(name) != version}
         for name in sent.keys() & self.holdings.keys():
             self.holdings[name].refuse(sent[name])
-            if len(self.holdings[name].versions) > 1:
+            if name not in changed and not self.holdings[name].settled:
                 self.quarantine.try_again(name, sent[name])
         if changed:
             self._convict(self.quarantine.on_nack(changed, text, now))
@@ -78,11 +85,9 @@ class Ledger:
             self.holdings[name].convict(guilty[name])
 
     def remove(self, name: str) -> None:
-        """The client has dropped it."""
-        if name in self.holdings:
-            self.holdings[name].remove()
-            if name not in self.shown:
-                del self.holdings[name]
+        """The client dropped it. A name that it asked for and that never was leaves nothing."""
+        if name in self.holdings and self.holdings[name].is_leaving:
+            del self.holdings[name]
 
     def bring(self, versions: Mapping[str, str]) -> None:
         """The client came with these. Endpoints go with their clusters: a client drops none on its own, whatever it is told."""
@@ -98,7 +103,7 @@ class Ledger:
             held.good, held.sent = held.good or version, True
             return
         self.holdings[name] = came
-        if not self.is_known:
+        if self.type_url in _ANSWERED and not self.is_known:
             self.shown[name] = Resource(name=name, version=version, body=b"")
         elif self.type_url in _ANSWERED:
             came.show(ABSENT, Version(resource=None))  # the session is about to remove it
@@ -117,9 +122,10 @@ class Ledger:
             if not holding.versions and name not in self.shown:
                 del self.holdings[name]
 
-    def forget_hidden(self) -> None:
-        """Nothing that the client has leads to what is not shown."""
-        self.holdings = {name: held for name, held in self.holdings.items() if name in self.shown}
+    def retain(self, names: Collection[str]) -> None:
+        """Nothing that the client has leads to anything but these."""
+        self.shown = {name: resource for name, resource in self.shown.items() if name in names}
+        self.holdings = {name: holding for name, holding in self.holdings.items() if name in names}
 
 
 def is_same(one: Resource | None, other: Resource) -> bool:

@@ -15,13 +15,12 @@ What that means for a client that comes back with a configuration of which we kn
   trips later; and a listener that needs what was refused is gone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from meshca.router.answers import Ledger, is_same
-from meshca.router.holdings import ABSENT
 from meshca.router.target import (
     CLUSTERS,
     EMPTY,
@@ -90,12 +89,9 @@ class Delivery:
         ledger = self._ledgers.get(event.type_url)
         if ledger is None:
             return
-        if (
-            self._phase is not Phase.STEADY
-            or not ledger.quarantine.is_idle
-            or not isinstance(event, Acked | Held | Sent)
-        ):
-            self._now = now
+        accepted = isinstance(event, Acked | Held) and ledger.quarantine.is_idle
+        if not (accepted and self._phase is Phase.STEADY and event.type_url not in _USERS):
+            self._now = now  # else nothing waits for it: an accepted change of endpoints, mostly
         match event:
             case Acked() | Held():
                 ledger.accept(event.name, event.version, now)
@@ -167,11 +163,9 @@ class Delivery:
                 name: kept for name, kept in chosen[LISTENERS].items() if name in self._target.listeners
             }
         for ledger in (listeners, routes):
-            ledger.show(chosen[ledger.type_url], self._target.needs)
+            ledger.show(chosen[ledger.type_url], self._needs(ledger, chosen[ledger.type_url]))
         if self._is_switched():
-            kept = {name: route for name, route in routes.shown.items() if name in self._target.routes}
-            routes.show(kept, self._target.needs)
-            routes.forget_hidden()
+            routes.retain(self._target.routes)
 
     def _widen_or_narrow(self) -> None:
         """Show the clusters and endpoints of the target, and those that may still be in use."""
@@ -197,9 +191,12 @@ class Delivery:
 
     def _wanted(self, ledger: Ledger) -> dict[str, Resource]:
         """What to show of the target."""
-        wanted = self._target.of(ledger.type_url)
-        found = ((name, self._version(ledger, resource)) for name, resource in wanted.items())
-        return {name: resource for name, resource in found if resource is not None}
+        wanted, shown, idle = self._target.of(ledger.type_url), ledger.shown, ledger.quarantine.is_idle
+        chosen = {
+            name: resource if idle and shown.get(name) is resource else self._version(ledger, resource)
+            for name, resource in wanted.items()
+        }
+        return {name: resource for name, resource in chosen.items() if resource is not None}
 
     def _leftover(self, ledger: Ledger) -> dict[str, Resource]:
         """What is shown although it is not in the target, each as the client accepted it if it refused what is shown."""
@@ -215,8 +212,13 @@ class Delivery:
         wanted = quarantine.attempt(resource)
         if is_same(ledger.shown.get(name), wanted):
             return wanted
-        free = name not in ledger.holdings or ledger.holdings[name].may_show(wanted.version)
-        return wanted if free and self._has_needs(ledger, name) else _stay(ledger, name)
+        return wanted if _is_free(ledger, wanted) and self._has_needs(ledger, name) else _stay(ledger, name)
+
+    def _needs(self, ledger: Ledger, chosen: Mapping[str, Resource]) -> dict[str, frozenset[str]]:
+        """To which clusters those refer that are as the target wants them."""
+        wanted = self._target.of(ledger.type_url).items()
+        names = [name for name, resource in wanted if name in chosen and chosen[name].version == resource.version]
+        return {name: self._target.needs.get(name, frozenset()) for name in names}
 
     def _has_needs(self, ledger: Ledger, name: str) -> bool:
         """Whether the client has all that a listener or route of the target refers to."""
@@ -258,10 +260,11 @@ class Delivery:
                     yield type_url, name
 
     def _is_switched(self) -> bool:
-        """Whether each listener of the target is in use as it is there, and no other."""
-        listeners = self._ledgers[LISTENERS].shown
-        new = all(is_same(listeners.get(name), resource) for name, resource in self._target.listeners.items())
-        return new and next(self._unsettled(), None) is None
+        """Whether the listeners of the target are in use as they are there, and no others: they have their routes, and need no old ones."""
+        listeners, routes = self._ledgers[LISTENERS], self._ledgers[ROUTES]
+        new = all(is_same(listeners.shown.get(name), each) for name, each in self._target.listeners.items())
+        settled = all(holding.settled for holding in listeners.holdings.values())
+        return new and settled and all(routes.good(n) and routes.holdings[n].settled for n in self._target.routes)
 
     def _may_narrow(self) -> bool:
         settled = not self._waiting and next(self._unsettled(), None) is None
@@ -283,7 +286,7 @@ class Delivery:
             return Phase.WIDEN
         if next(self._unsettled(), None) is not None:
             return Phase.SWITCH
-        leaving = any(each.versions and each.last == ABSENT for each in self._ledgers[CLUSTERS].holdings.values())
+        leaving = any(holding.is_leaving for holding in self._ledgers[CLUSTERS].holdings.values())
         return Phase.NARROW if leaving else Phase.STEADY
 
     def _enter(self, phase: Phase, now: datetime) -> None:
@@ -315,9 +318,17 @@ def _stay(ledger: Ledger, name: str, *, held: bool = False) -> Resource | None:
     if current is not None and not called_back and not ledger.quarantine.refuses(current):
         return current
     good = ledger.last_good(name)
-    if good is not None and not ledger.holdings[name].may_show(good.version):
-        return current
-    return None if good is None else ledger.quarantine.attempt(good)
+    if good is None or good is current:
+        return good
+    return ledger.quarantine.attempt(good) if _is_free(ledger, good) else current
+
+
+def _is_free(ledger: Ledger, resource: Resource) -> bool:
+    """Whether answers under way allow a version to be shown. Whichever version of a cluster or of endpoints a client has, it has them."""
+    holding = ledger.holdings.get(resource.name)
+    if holding is None:
+        return True
+    return holding.may_show(resource.version) if ledger.type_url in _USERS else not holding.is_leaving
 
 
 def _told(users: _Lacking) -> tuple[Waiting, ...]:

@@ -3,12 +3,13 @@
 Rules:
 - Whatever was shown since the version that it accepted last may be in use. A refused response may have changed a part, so its versions
   count until another is accepted, or until they are known to be what was refused.
-- An answer must not be taken for one to an earlier showing: what may still be under way is not shown again before it is answered, and
-  what was taken away not before the client told that it dropped it.
+- An answer must not be taken for one to an earlier showing. So a listener or route is not shown again in a version that may still be
+  under way, and nothing that was taken away before the client told that it dropped it.
 - A client that answers nothing makes us wait, not grow.
 """
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from sds.xds.resource import Resource
 
@@ -62,11 +63,16 @@ class Holding:
         """The clusters of the version that was accepted last, as far as they are known."""
         return (self.versions[self.good].needs or frozenset()) if self.good in self.versions else frozenset()
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it was taken away, and the client did not say yet that it dropped it."""
+        return not self.answered and self.last == ABSENT
+
     def may_show(self, version: str) -> bool:
         """Whether an answer to this version could only be one to this showing of it."""
         if self.answered or version == self.last:
             return True
-        return self.last != ABSENT and version not in self.versions and len(self.versions) < _MOST
+        return not self.is_leaving and version not in self.versions and len(self.versions) < _MOST
 
     def show(self, version: str, value: Version) -> None:
         """Take note of what the client is shown now."""
@@ -75,13 +81,17 @@ class Holding:
         self.answered = False
         if version == ABSENT:
             self.good = ""
+        if len(self.versions) > _MOST + 1:  # not reached by what `may_show` says
+            del self.versions[next(older for older in self.versions if older != self.good)]
 
     def accept(self, version: str) -> None:
         """The client has this version, so what was shown before it is gone."""
         self.sent = True
         if version in self.versions:
-            self._drop_before(version)
-            self.good, self.answered = version, self.answered or version == self.last
+            for older in takewhile(lambda older: older != version, tuple(self.versions)):
+                del self.versions[older]
+            self.good = "" if self.last == ABSENT else version
+            self.answered = self.answered or version == self.last
 
     def refuse(self, version: str) -> None:
         """The client refused a response with this version, perhaps for something else in it."""
@@ -92,22 +102,8 @@ class Holding:
         """It was this version that was refused, so the client does not use it."""
         self.versions.pop(version, None)
 
-    def remove(self) -> None:
-        """The client has dropped it."""
-        if ABSENT in self.versions:
-            self._drop_before(ABSENT)
-            del self.versions[ABSENT]
-
     def forget_unsent(self) -> None:
         """What never went to the client is not with it."""
         if not self.sent:
-            self.versions = {
-                version: value for version, value in self.versions.items() if version == self.last != ABSENT
-            }
-            self.answered = True
-
-    def _drop_before(self, version: str) -> None:
-        for older in tuple(self.versions):
-            if older == version:
-                return
-            del self.versions[older]
+            last, self.answered = self.last, True
+            self.versions = {version: value for version, value in self.versions.items() if version == last != ABSENT}

@@ -94,6 +94,8 @@ class Quarantine:
     def on_ack(self, name: str, version: str, now: datetime) -> Mapping[str, str]:
         """Take in that a version was accepted; return what is to blame for a refusal before, if that is clear now."""
         self._attempts.pop((name, version), None)
+        if not self._doubts:
+            return _NONE
         guilty: dict[str, str] = {}
         for doubt in self._doubts:
             if doubt.get(name) == version:

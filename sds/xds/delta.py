@@ -175,7 +175,9 @@ class _Subscription:
         for name in removed:
             self.known[name] = None
         if removed:
-            self.known = {name: version for name, version in self.known.items() if version or name in self.names}
+            self.known = {
+                name: version for name, version in self.known.items() if version is not None or name in self.names
+            }
         self.answer_owed, self.nonce, self.awaiting = False, nonce, (changed, removed)
         return DeltaResponse(type_url=self.rules.type_url, nonce=nonce, resources=changed, removed=removed)
 
