@@ -287,8 +287,9 @@ async def test_an_administrator_who_is_removed_can_do_nothing_more_on_connection
 
 
 async def refusal(server: Server, *arguments: object) -> str:
-    """What `meshca up` says when it does not start, with the server's configuration and these flags."""
-    ended = await meshca("up", "--config", server.directory / "meshca.toml", *arguments)
+    """What `meshca up` says when it does not start, with the server's configuration, its sockets and these flags."""
+    sockets = [f"--socket={name}={path}" for name, path in server.sockets.items()]
+    ended = await meshca("up", "--config", server.directory / "meshca.toml", *sockets, *arguments)
     assert ended.code == 1, ended
     return ended.err
 
