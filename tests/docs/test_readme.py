@@ -35,7 +35,11 @@ def test_every_target_that_it_names_is_in_the_makefile():
 def test_the_test_command_can_be_narrowed_as_contributing_says():
     assert 'ARGS="-k gate" narrows it' in (ROOT / "docs/contributing.md").read_text()
     dry = subprocess.run(
-        ["make", "--dry-run", "test", "ARGS=-k gate"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "--dry-run", "test", "ARGS=-k gate"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert dry.stdout.splitlines()[-1].endswith("python -m pytest -k gate")
 

@@ -111,11 +111,6 @@ CALLS = {
         INVALID,
         "source 'zzz",
     ),
-    "a path that paints": (
-        lambda server: server.status.Backup(pb.BackupRequest(path="/\x1b[31mred")),
-        INVALID,
-        "path '/\\x1b[31mred'",
-    ),
     "oversized": (create(selectors=["unix:path:/" + "x" * 5_000_000]), grpc.StatusCode.RESOURCE_EXHAUSTED, ""),
 }
 
@@ -154,15 +149,14 @@ async def recorded(client: AdminClient) -> list[pb.AuditRecord]:
 async def test_a_wish_that_fails_when_it_is_carried_out_is_recorded_as_that(tmp_path: Path):
     async with running_server(tmp_path, ["a"], settings=SETTINGS) as server, connect(server.admin_socket) as client:
         await create()(client)
-        for call in (create(), lambda server: server.status.Backup(pb.BackupRequest(path="/nowhere/at/all"))):
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await call(client)
-            failed, wish = (await recorded(client))[:2]
-            assert (failed.kind, wish.kind) == ("refused", "admin")
-            told, asked = json.loads(failed.body), json.loads(wish.body)
-            assert told.pop("text") == str(refused.value.details())
-            assert told.pop("wish") == wish.sequence
-            assert told.items() <= asked.items(), "the same operation, uid and pid"
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await create()(client)
+        failed, wish = (await recorded(client))[:2]
+        assert (failed.kind, wish.kind) == ("refused", "admin")
+        told, asked = json.loads(failed.body), json.loads(wish.body)
+        assert told.pop("text") == str(refused.value.details())
+        assert told.pop("wish") == wish.sequence
+        assert told.items() <= asked.items(), "the same operation, uid and pid"
 
 
 async def test_callers_that_hang_up_leave_memory_and_store_in_agreement(tmp_path: Path):
