@@ -35,7 +35,7 @@ from meshca.router.target import (
     Waiting,
 )
 from sds.xds.resource import Resource, Snapshot
-from sds.xds.session import Acked, Brought, Event, Held, Nacked, Removed, Sent
+from sds.xds.session import Acked, Brought, Event, Held, Nacked, Removed
 
 _USERS = (ROUTES, LISTENERS)
 """The types that refer to clusters."""
@@ -103,7 +103,7 @@ class Delivery:
                 ledger.remove(event.name)
             case Brought():
                 ledger.bring(event.versions)
-            case Sent():
+            case _:
                 ledger.mark_sent(event.names)
 
     def shown(self) -> tuple[Snapshot, ...]:

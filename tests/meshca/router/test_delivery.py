@@ -135,13 +135,35 @@ def test_a_change_that_needs_nothing_new_does_not_wait(changed: Target, type_url
 
 
 @BOTH
-def test_endpoints_go_at_once_even_while_a_client_says_nothing(*, delta: bool):
+def test_endpoints_that_change_with_their_cluster_wait_until_it_is_accepted(*, delta: bool):
     stream = settled(delta, target("a", to="a"))
-    for content in [*range(2, 20), 2]:
+    stream.target(target("a", to="a", endpoints=2, a=2))
+    assert (proof(stream, CDS, "a"), proof(stream, EDS, "a")) == ("a 2", "a 1")
+    assert stream.delivery.standing().phase is Phase.WIDEN
+    stream.run()
+    assert proof(stream, EDS, "a") == "a 2"
+    assert stream.envoy.have[EDS]["a"].proof == "a 2"
+    assert stream.delivery.standing().phase is Phase.STEADY
+
+
+@BOTH
+def test_endpoints_do_not_wait_for_ever_for_a_cluster_that_nobody_answers(*, delta: bool):
+    stream = settled(delta, target("a", to="a"))
+    stream.target(target("a", to="a", endpoints=2, a=2))
+    stream.delivery.shown()
+    stream.delivery.on_time(stream.clock.advance(2 * DEADLINE))
+    assert proof(stream, EDS, "a") == "a 2"
+
+
+@BOTH
+@pytest.mark.parametrize("last", [1, 2, 20])
+def test_endpoints_go_at_once_even_while_a_client_says_nothing(last: int, *, delta: bool):
+    stream = settled(delta, target("a", to="a"))
+    for content in [*range(2, 20), last]:
         stream.target(target("a", to="a", endpoints=content))
         assert proof(stream, EDS, "a") == f"a {content}"
     stream.run()
-    assert stream.envoy.have[EDS]["a"].proof == "a 2"
+    assert stream.envoy.have[EDS]["a"].proof == f"a {last}"
 
 
 @BOTH
@@ -194,6 +216,18 @@ def test_a_refused_route_keeps_its_last_good_version_and_that_its_cluster(*, del
     stream.target(target("new", to="new", route=3))
     stream.run()
     assert (envoy.have[RDS]["http"].proof, envoy.have[CDS].keys()) == ("http 3", {"new"})
+
+
+@BOTH
+def test_a_first_route_that_is_refused_is_not_shown_and_the_next_is(*, delta: bool):
+    envoy = Envoy(delta=delta, bad={("http", 2)})
+    stream = connect(envoy, target("a", to="a", route=2))
+    stream.run()
+    assert (names(stream, RDS), names(stream, LDS)) == (set(), {"http"})
+    assert [refusal.proof for refusal in stream.delivery.standing().refused] == ["http 2"]
+    stream.target(target("a", to="a", route=3))
+    stream.run()
+    assert envoy.have[RDS]["http"].proof == "http 3"
 
 
 @BOTH
