@@ -151,12 +151,13 @@ def explain(
 
 def _state(directory: Path, own: TrustDomain, domain: str) -> "State":
     from meshca.router.directory import read
+    from meshca.router.parsing import Parser
     from meshca.router.state import State, following
     from meshca.router.worlds import read_files
 
     if not directory.is_dir():
         raise Failure(Exit.NOT_FOUND, f"{directory}: there is no such directory")
-    return following(State(), read_files(read(directory), own), domain)
+    return following(State(), read_files(read(directory), Parser(own)), domain)
 
 
 def _explanation(found: "Explanation") -> dict[str, Any]:

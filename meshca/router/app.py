@@ -18,6 +18,7 @@ from meshca.errors import CannotStart
 from meshca.router.ads import Router
 from meshca.router.directory import Files, watch
 from meshca.router.identity import Credentials
+from meshca.router.parsing import Parser
 from meshca.router.publishing import publish
 from meshca.router.state import State, following
 from meshca.router.status import serve_status, status
@@ -27,7 +28,6 @@ from meshca.router.worlds import read_files, world_of
 from sds.endpoint import Endpoint
 from sds.watch import Latest
 from sds.workload_client import WorkloadClient
-from spiffe.id import TrustDomain
 
 DRAIN_SECONDS = 1.0
 MOST_STREAMS = 100
@@ -117,8 +117,9 @@ async def _follow_directory(
     own = credentials.value.own if credentials.value else None
     if own is None:  # it was set, and is never unset
         raise AssertionError("credentials without a trust domain")
+    parser = Parser(own)
     async for files in watch(settings.directory):
-        state = await asyncio.to_thread(_understood, running.state.value, files, own, settings.domain)
+        state = await asyncio.to_thread(_understood, running.state.value, files, parser, settings.domain)
         _tell(running.state.value, state)
         if running.wanted.value is None and not all(problem.label for problem in state.problems):
             # What can not be read could hold policies, and there is no earlier state of it.
@@ -130,9 +131,9 @@ async def _follow_directory(
         running.files = files
 
 
-def _understood(before: State, files: Files, own: TrustDomain, domain: str) -> State:
-    """In a thread, since a large mesh takes a second to read."""
-    return following(before, read_files(files, own), domain)
+def _understood(before: State, files: Files, parser: Parser, domain: str) -> State:
+    """In a thread, since a large mesh takes a second to read at first."""
+    return following(before, read_files(files, parser), domain)
 
 
 def _tell(before: State, after: State) -> None:

@@ -78,6 +78,14 @@ class Fault(NamedTuple):
     text: str
 
 
+class Part(NamedTuple):
+    """A stretch of a file that is parsed on its own, and the number of its first line."""
+
+    file: str
+    line: int
+    text: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
     """One document that is not empty. `root` is a mapping, or None when there is no telling; with `faults` it must not be used."""
@@ -93,36 +101,30 @@ class _Refused(Exception):  # noqa: N818 - never leaves this module
         self.fault = fault
 
 
-def read(file: str, text: str) -> tuple[Document, ...]:
-    """Read all documents of a file, in order. Raises nothing, whatever the text."""
-    return tuple(
-        document for first, part in _parts(text.removeprefix("\ufeff")) for document in _documents(file, first, part)
-    )
-
-
-def _parts(text: str) -> Iterator[tuple[int, str]]:
-    """The text between dividers, each part with the number of its first line."""
+def parts(file: str, text: str) -> Iterator[Part]:
+    """What stands between the dividers of a file, in order, without what is blank."""
+    text = text.removeprefix("\ufeff")
     starts = [0, *(match.start() for match in _DIVIDER.finditer(text)), len(text)]
     line = 1
     for start, end in pairwise(starts):
         part = text[start:end]
         if not all(map(_BLANK.fullmatch, part.splitlines())):
-            yield line, part
+            yield Part(file, line, part)
         line += part.count("\n")
 
 
-def _documents(file: str, first: int, part: str) -> Iterator[Document]:
-    """The documents of one part: nearly always one, more only where `...` ends one without a divider."""
+def documents(part: Part) -> Iterator[Document]:
+    """The documents of one part: nearly always one, more only where `...` ends one without a divider. Raises nothing, whatever the text."""
     try:
-        _check_text(first, part)
-        events = yaml.parse(part, Loader=_LOADER)
+        _check_text(part.line, part.text)
+        events = yaml.parse(part.text, Loader=_LOADER)
         for event in events:
             if isinstance(event, yaml.DocumentStartEvent):
-                yield from _document(file, _Composer(events, first))
+                yield from _document(part.file, _Composer(events, part.line))
     except _Refused as error:
-        yield Document(file=file, faults=(error.fault,))
+        yield Document(file=part.file, faults=(error.fault,))
     except yaml.MarkedYAMLError as error:
-        yield Document(file=file, faults=(_syntax_fault(error, first),))
+        yield Document(file=part.file, faults=(_syntax_fault(error, part.line),))
 
 
 def _check_text(first: int, part: str) -> None:

@@ -6,7 +6,7 @@ Rules: a policy that is broken and was never good closes its namespace: nobody k
 from meshca.router.directory import Files
 from meshca.router.endpoints import Instance
 from meshca.router.objects import Action, AuthorizationPolicy, Origin, Parsed, PeerAuthentication, Problem
-from meshca.router.parsing import parse
+from meshca.router.parsing import Parser
 from meshca.router.peering import mode
 from meshca.router.policy import applicable, http_filters, network_filters, too_long
 from meshca.router.scope import may_call
@@ -15,9 +15,9 @@ from meshca.router.view import Rules, World
 from spiffe.id import TrustDomain
 
 
-def read_files(files: Files, own: TrustDomain) -> Parsed:
+def read_files(files: Files, parser: Parser) -> Parsed:
     """What the files say, and which could not be read."""
-    parsed = parse(files.texts, trust_domain=own)
+    parsed = parser.parse(files.texts)
     refused = too_long(each for each in parsed.objects if isinstance(each, AuthorizationPolicy))
     lost = {problem.label for problem in refused}
     return Parsed(

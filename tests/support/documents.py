@@ -1,7 +1,7 @@
 """Documents for the router, written short: the tests add what each kind needs around its point."""
 
 from meshca.router.objects import Object, Parsed
-from meshca.router.parsing import parse
+from meshca.router.parsing import Parser
 from spiffe.id import TrustDomain
 
 TRUST_DOMAIN = TrustDomain("example.org")
@@ -32,7 +32,7 @@ def rule(fields: str) -> str:
 def read(*texts: str) -> Parsed:
     """Parse texts as the files `1.yaml`, `2.yaml` and so on."""
     files = {f"{number}.yaml": text for number, text in enumerate(texts, start=1)}
-    return parse(files, trust_domain=TRUST_DOMAIN)
+    return Parser(TRUST_DOMAIN).parse(files)
 
 
 def only(text: str) -> Object:

@@ -1,5 +1,5 @@
 """From text to `meshca.router.objects`, and to what is wrong with it."""
 
-from meshca.router.parsing.kinds import parse
+from meshca.router.parsing.kinds import Parser
 
-__all__ = ["parse"]
+__all__ = ["Parser"]

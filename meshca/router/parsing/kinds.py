@@ -6,11 +6,11 @@ Rules:
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from meshca.router.documents import Document, Sort, Tree, read
-from meshca.router.objects import Object, Origin, Parsed
+from meshca.router.documents import Document, Part, Sort, Tree, documents, parts
+from meshca.router.objects import Object, Origin, Parsed, Problem
 from meshca.router.parsing.envelope import DEFAULT_NAMESPACE, Envelope, open_envelope
 from meshca.router.parsing.gateway import grpc_route, http_route
 from meshca.router.parsing.networking import service_entry, virtual_service, workload_entry
@@ -76,51 +76,70 @@ _INSTEAD = {
 
 
 class _Outcome(NamedTuple):
+    """What came of one document: the object if nothing at all is wrong with it."""
+
     found: Object | None
-    report: Report
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
 
 
-def parse(documents: Mapping[str, str], *, trust_domain: TrustDomain) -> Parsed:
-    """Read texts (file name -> content). Whatever they hold, nothing is raised: problems and warnings tell what is wrong, and where.
+class Parser:
+    """Reads texts for one trust domain, again and again: what did not change since the last time is not parsed anew."""
 
-    Of several objects of one kind, namespace and name the first that is good stays.
-    """
-    everything = (document for file, text in sorted(documents.items()) for document in read(file, text))
-    outcomes = [_read(document, trust_domain) for document in everything]
-    objects = _without_doubles(outcomes)
+    def __init__(self, trust_domain: TrustDomain) -> None:
+        self._trust_domain = trust_domain
+        self._known: dict[Part, tuple[_Outcome, ...]] = {}
+
+    def parse(self, texts: Mapping[str, str]) -> Parsed:
+        """Read texts (file name -> content). Whatever they hold, nothing is raised: problems and warnings tell what is wrong, and where.
+
+        Of several objects of one kind, namespace and name the first that is good stays.
+        """
+        everything = [part for file, text in sorted(texts.items()) for part in parts(file, text)]
+        self._known = {part: self._known.get(part) or self._read(part) for part in everything}
+        outcomes = [outcome for part in everything for outcome in self._known[part]]
+        return _together(outcomes)
+
+    def _read(self, part: Part) -> tuple[_Outcome, ...]:
+        return tuple(_read(document, self._trust_domain) for document in documents(part))
+
+
+def _together(outcomes: Sequence[_Outcome]) -> Parsed:
+    """The objects, each once. A double is told at both places."""
+    kept: dict[tuple[str, str, str], Object] = {}
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    for found, wrong, odd in outcomes:
+        problems += wrong
+        warnings += odd
+        first = kept.setdefault(found.origin[2:], found) if found else None
+        if found and first and first is not found:
+            here, there = found.origin, first.origin
+            problems.append(_about(here, f"is there twice: that of {there.file}:{there.line} is used"))
+            warnings.append(_about(there, f"is there twice: this is used, not that of {here.file}:{here.line}"))
     return Parsed(
-        objects=objects,
-        problems=tuple(problem for outcome in outcomes for problem in outcome.report.problems),
-        warnings=tuple(warning for outcome in outcomes for warning in outcome.report.warnings),
+        objects=tuple(kept.values()),
+        problems=tuple(sorted(problems, key=_place)),
+        warnings=tuple(sorted(warnings, key=_place)),
     )
 
 
-def _without_doubles(outcomes: Iterable[_Outcome]) -> tuple[Object, ...]:
-    """The objects, each once. A double is told at both places."""
-    kept: dict[tuple[str, str, str], Object] = {}
-    reports: dict[Origin, Report] = {}
-    for found, report in outcomes:
-        if found is None:
-            continue
-        origin = found.origin
-        reports[origin] = report
-        first = kept.setdefault(origin[2:], found).origin
-        if first is not origin:
-            report.problem(origin.line, "", f"is there twice: that of {first.file}:{first.line} is used")
-            reports[first].warn(
-                first.line, "", f"is there twice: this is used, not that of {origin.file}:{origin.line}"
-            )
-    return tuple(kept.values())
+def _about(origin: Origin, text: str) -> Problem:
+    return Problem(file=origin.file, line=origin.line, label=origin.label, field="", text=text)
+
+
+def _place(problem: Problem) -> tuple[str, int]:
+    return problem.file, problem.line
 
 
 def _read(document: Document, trust_domain: TrustDomain) -> _Outcome:
-    """One document: the object if nothing at all is wrong with it."""
+    """One document."""
     report = Report(file=document.file, label=_label(document.root) if document.root else "")
     for fault in document.faults:
         report.problem(fault.line, "", fault.text)
     found = _object(document.root, report, trust_domain) if document.root else None
     report.finish()
-    return _Outcome(None if report.problems else found, report)
+    return _Outcome(None if report.problems else found, tuple(report.problems), tuple(report.warnings))
 
 
 def _object(root: Tree, report: Report, trust_domain: TrustDomain) -> Object | None:

@@ -4,7 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshca.router.documents import MAX_CHARACTERS, MAX_DEPTH, Document, Sort, Tree, read
+from meshca.router.documents import MAX_CHARACTERS, MAX_DEPTH, Document, Sort, Tree, documents, parts
+
+
+def read(file: str, text: str) -> tuple[Document, ...]:
+    return tuple(document for part in parts(file, text) for document in documents(part))
 
 
 def faults(text: str) -> list[tuple[int, str]]:
@@ -27,8 +31,8 @@ def test_each_key_and_each_value_knows_its_line():
 
 
 def test_lines_are_those_of_the_file_in_each_of_its_documents():
-    documents = read("a.yaml", "---\n# nothing\n---\na: 1\n---\n\nb: 2\n...\n---\nc: 3\n--- {d: 4}\n")
-    assert [(document.root.line, *document.root.fields) for document in documents if document.root] == [
+    found = read("a.yaml", "---\n# nothing\n---\na: 1\n---\n\nb: 2\n...\n---\nc: 3\n--- {d: 4}\n")
+    assert [(document.root.line, *document.root.fields) for document in found if document.root] == [
         (4, "a"),
         (7, "b"),
         (10, "c"),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshca.router.objects import Origin, Parsed
-from meshca.router.parsing import parse
+from meshca.router.parsing import Parser
 from tests.support.documents import ROUTE, TRUST_DOMAIN, document, istio, problems, read, rule
 
 KNOWN = (
@@ -142,7 +142,22 @@ def test_objects_of_other_namespaces_and_broken_ones_are_no_doubles():
 
 def test_files_are_read_in_the_order_of_their_names():
     documents = {"b.yaml": rule(ROUTE), "a.yaml": rule(ROUTE)}
-    assert [found.origin.file for found in parse(documents, trust_domain=TRUST_DOMAIN).objects] == ["a.yaml"]
+    assert [found.origin.file for found in Parser(TRUST_DOMAIN).parse(documents).objects] == ["a.yaml"]
+
+
+def test_what_did_not_change_is_not_parsed_anew():
+    parser = Parser(TRUST_DOMAIN)
+    before = parser.parse({"a.yaml": rule(ROUTE), "b.yaml": istio("VirtualService", "{hosts: [b]}")})
+    after = parser.parse({"a.yaml": rule(ROUTE), "b.yaml": istio("VirtualService", "{hosts: [c]}")})
+    assert after.objects[0] is before.objects[0]
+    assert after.problems == before.problems
+
+
+def test_what_moves_within_its_file_knows_its_new_line():
+    parser = Parser(TRUST_DOMAIN)
+    (before,) = parser.parse({"a.yaml": rule(ROUTE)}).objects
+    (after,) = parser.parse({"a.yaml": "# one line more\n" + rule(ROUTE)}).objects
+    assert after.origin.line == before.origin.line + 1
 
 
 def test_nothing_at_all_is_nothing():
