@@ -19,9 +19,11 @@ from grpc.aio import ServicerContext
 
 from meshca.router.delivery import Delivery
 from meshca.router.identity import Credentials, Peer, identify
+from meshca.router.outbound import Outbounds
 from meshca.router.proxy import Proxy
 from meshca.router.target import Phase, Target
-from meshca.router.view import View, World, view
+from meshca.router.view import View, view
+from meshca.router.world import World
 from sds.errors import NotAuthorized
 from sds.watch import Latest
 from sds.xds.resource import Node, Snapshot
@@ -44,20 +46,23 @@ class Client:
     since: datetime
     delivery: Delivery
     world: World | None = None
-    """What its target was made of."""
-    resources: int = 0
-    config_bytes: int = 0
-    """How much its target has, as it goes over the wire."""
+    """What its view was made of."""
+    view: View | None = None
 
-    def take(self, made: View, now: datetime) -> None:
-        """Have this from now on."""
-        bodies = [
-            resource.body
-            for kind in (made.clusters, made.endpoints, made.listeners, made.routes)
-            for resource in kind.values()
-        ]
-        self.resources, self.config_bytes = len(bodies), sum(map(len, bodies))
+    @property
+    def bodies(self) -> list[bytes]:
+        """What it is to have, as it goes over the wire."""
+        made = self.view
+        kinds = (made.clusters, made.endpoints, made.listeners, made.routes) if made else ()
+        return [resource.body for kind in kinds for resource in kind.values()]
+
+    def take(self, world: World, made: View, now: datetime) -> bool:
+        """Have this from now on. Returns whether it is anything new."""
+        self.world, before, self.view = world, self.view, made
+        if made == before:
+            return False
         self.delivery.set_target(target(made), now)
+        return True
 
 
 class Router:
@@ -68,6 +73,7 @@ class Router:
         self._credentials = credentials
         self._now = now
         self._numbers = itertools.count(1)
+        self._outbounds = Outbounds()
         self.clients: dict[int, Client] = {}
 
     @property
@@ -105,18 +111,21 @@ class Router:
         self.clients[number] = client
         logger.info("proxy connected", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
         try:
-            yield _Feed(client=client, worlds=self._worlds, now=self._now)
+            yield _Feed(client=client, worlds=self._worlds, outbounds=self._outbounds, now=self._now)
         finally:
             del self.clients[number]
+            if peer.spiffe_id not in self.identities:
+                self._outbounds.forget(peer.spiffe_id)
             logger.info("proxy left", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
 
 
 class _Feed:
     """One stream: at each change of the world, of an answer or of the time, what the proxy may see now."""
 
-    def __init__(self, *, client: Client, worlds: Latest[World | None], now: Now) -> None:
+    def __init__(self, *, client: Client, worlds: Latest[World | None], outbounds: Outbounds, now: Now) -> None:
         self._client = client
         self._worlds = worlds
+        self._outbounds = outbounds
         self._now = now
         self._stirred = asyncio.Event()
         self._given: dict[str, Snapshot] = {}
@@ -142,14 +151,10 @@ class _Feed:
 
     async def _follow(self) -> None:
         """Set each new target, and stir the stream."""
-        before: View | None = None
         async for world in self._worlds.watch():
             if world is not None:
-                made = view(world, self._client.proxy)
-                self._client.world = world
-                if made != before:
-                    before = made
-                    self._client.take(made, self._now())
+                made = view(world, self._client.proxy, self._outbounds)
+                if self._client.take(world, made, self._now()):
                     self._stirred.set()
 
     def _changed(self) -> Iterator[Snapshot]:

@@ -47,6 +47,12 @@ class Ledger:
             self._hide(name)
         self.shown, self.is_known = chosen, True
 
+    def show_also(self, changed: Mapping[str, Resource]) -> None:
+        """Take note that these are shown in another version, and everything else as before."""
+        for resource in changed.values():
+            self._show(resource, None)
+        self.shown = {**self.shown, **changed}
+
     def _show(self, resource: Resource, needs: frozenset[str] | None) -> None:
         holding = self.holdings.setdefault(resource.name, Holding())
         value = holding.versions.get(resource.version)

@@ -23,7 +23,7 @@ from meshca.router.publishing import publish
 from meshca.router.state import State, following
 from meshca.router.status import serve_status, status
 from meshca.router.table import DEFAULT_DOMAIN
-from meshca.router.view import World
+from meshca.router.world import World
 from meshca.router.worlds import read_files, world_of
 from sds.endpoint import Endpoint
 from sds.watch import Latest

@@ -35,7 +35,7 @@ from meshca.router.target import (
     Waiting,
 )
 from sds.xds.resource import Resource, Snapshot
-from sds.xds.session import Acked, Brought, Event, Held, Nacked, Removed
+from sds.xds.session import Acked, Brought, Event, Held, Nacked, Removed, Sent
 
 _USERS = (ROUTES, LISTENERS)
 """The types that refer to clusters."""
@@ -74,12 +74,16 @@ class Delivery:
 
     def set_target(self, target: Target, now: datetime) -> None:
         """Take in what the client is to have from now on."""
-        self._target, self._now, self._objection = target, now, ""
+        if not self._show_at_once(target):
+            self._now = now
+        self._target, self._objection = target, ""
         for type_url, ledger in self._ledgers.items():
             ledger.quarantine.on_target(target.of(type_url), now)
 
     def on_time(self, now: datetime) -> None:
         """Take in that time has passed."""
+        if self._since is None and self._is_idle():
+            return
         self._now = now
         for ledger in self._ledgers.values():
             ledger.quarantine.on_time(now, self.deadline)
@@ -89,7 +93,7 @@ class Delivery:
         ledger = self._ledgers.get(event.type_url)
         if ledger is None:
             return
-        accepted = isinstance(event, Acked | Held) and ledger.quarantine.is_idle
+        accepted = isinstance(event, Acked | Held | Sent) and ledger.quarantine.is_idle
         if not (accepted and self._phase is Phase.STEADY and event.type_url not in _USERS):
             self._now = now  # else nothing waits for it: an accepted change of endpoints, mostly
         match event:
@@ -132,6 +136,27 @@ class Delivery:
             refused=tuple(self._refusals()),
             objection=self._objection,
         )
+
+    def _is_idle(self) -> bool:
+        return all(ledger.is_known and ledger.quarantine.is_idle for ledger in self._ledgers.values())
+
+    def _show_at_once(self, target: Target) -> bool:
+        """Show what changed if it is nothing but endpoints of clusters that the client has, and nothing else is under way.
+
+        That is what changes most, and to many: it leads where `_decide` would, without looking at all that did not change.
+        """
+        before, ledger, clusters = self._target, self._ledgers[ENDPOINTS], self._ledgers[CLUSTERS]
+        is_steady = self._phase is Phase.STEADY and self._now is None and not self._held_back and self._is_idle()
+        if not is_steady or target.others != before.others:
+            return False
+        changed = {name: each for name, each in target.endpoints.items() if ledger.shown.get(name) != each}
+        has_clusters = all(clusters.good(name) == target.clusters[name].version for name in changed)
+        if target.endpoints.keys() != ledger.shown.keys() or not has_clusters:
+            return False
+        if changed:
+            ledger.show_also(changed)
+            self._snapshots[ENDPOINTS] = Snapshot(type_url=ENDPOINTS, resources=ledger.shown)
+        return True
 
     def _decide(self) -> None:
         """Decide what to show, if anything came in since the last time."""

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 from meshca.router.endpoints import Instance
 from meshca.router.objects import AuthorizationPolicy, HTTPRule, Origin
+from meshca.router.outbound import main_port, names_of
 from meshca.router.policy import applicable
 from meshca.router.request import Asked, holds
 from meshca.router.table import ClusterKey, Route, Service, VirtualHost
-from meshca.router.view import World, main_port, names_of, visible
+from meshca.router.world import World, visible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

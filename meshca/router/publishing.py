@@ -7,10 +7,11 @@ in the middle goes on from the stage that was reached. A change that moves no en
 import asyncio
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from itertools import chain
 
 from meshca.router.ads import Router
 from meshca.router.table import Table
-from meshca.router.view import Place, World
+from meshca.router.world import Place, World, places
 from sds.watch import Latest
 from spiffe.id import SpiffeID
 
@@ -45,7 +46,7 @@ def stages(before: World | None, after: World, connected: Collection[SpiffeID]) 
     new = frozenset(place for place in wanted - told if place.identity in connected)
     leaving = (before.table, *before.leaving)[:_MOST_LEAVING] if told - wanted or before.leaving or new else ()
     if new:
-        yield replace(after, hidden=new, leaving=leaving, made={})
+        yield replace(after, hidden=new, leaving=leaving)
     if leaving:
         yield replace(after, leaving=leaving)
     yield after
@@ -53,11 +54,7 @@ def stages(before: World | None, after: World, connected: Collection[SpiffeID]) 
 
 def _places(table: Table) -> Iterator[Place]:
     """Each place where somebody is called, with who must be there."""
-    for service in table.services.values():
-        for instance in service.endpoints:
-            if instance.identity:
-                for number in instance.ports.values():
-                    yield Place(identity=instance.identity, address=instance.address, port=number)
+    return chain.from_iterable(map(places, table.services.values()))
 
 
 async def _settled(router: Router, wanted: Latest[World | None], seen: int) -> None:

@@ -60,8 +60,8 @@ def _proxy(client: Client) -> Json:
         "node": client.node,
         "since": _time(client.since),
         "certificate_until": _time(client.peer.not_after),
-        "config_bytes": client.config_bytes,
-        "resources": client.resources,
+        "config_bytes": sum(map(len, client.bodies)),
+        "resources": len(client.bodies),
         **_standing(standing),
     }
 

@@ -35,6 +35,11 @@ class Target:
             if missing := needs.difference(self.clusters):
                 raise InvalidInput(f"{name} needs clusters that are not there: {', '.join(sorted(missing))}")
 
+    @property
+    def others(self) -> tuple[Mapping[str, object], ...]:
+        """All but the endpoints."""
+        return self.clusters, self.listeners, self.routes, self.needs
+
     def of(self, type_url: str) -> Mapping[str, Resource]:
         """The resources of a type."""
         return (self.clusters, self.endpoints, self.listeners, self.routes)[ORDER.index(type_url)]

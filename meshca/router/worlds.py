@@ -11,7 +11,7 @@ from meshca.router.peering import mode
 from meshca.router.policy import applicable, http_filters, network_filters, too_long
 from meshca.router.scope import may_call
 from meshca.router.state import State
-from meshca.router.view import Rules, World
+from meshca.router.world import Rules, World
 from spiffe.id import TrustDomain
 
 
@@ -46,6 +46,7 @@ def world_of(state: State, own: TrustDomain) -> World:
         http_rbac=lambda callee, plaintext: http_filters(of(callee), plaintext=plaintext),
         tcp_rbac=lambda callee, plaintext: network_filters(of(callee), plaintext=plaintext),
         mode=lambda callee, port: mode(peering, callee, port),
+        basis=(policies, tuple(peering)),
     )
     return World(own=own, table=state.table, rules=rules)
 

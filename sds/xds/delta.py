@@ -53,6 +53,8 @@ class _Subscription:
 
     rules: TypeRules
     resources: Resources | None = None
+    stirred: bool = False
+    """Whether anything came in since it was last asked what is due."""
     started: bool = False
     names: set[str] = field(default_factory=set)
     known: dict[str, str | None] = field(default_factory=dict)
@@ -72,6 +74,8 @@ class _Subscription:
 
     def receive(self, request: DeltaRequest) -> tuple[Event, ...]:
         events = self._settle(request.error) if request.nonce == self.nonce else ()  # P2: only this part can be stale
+        if request.subscribe or request.unsubscribe or request.error is not None or self.refused or not self.started:
+            self.stirred = True
         if self.started:
             self._unsubscribe(request.unsubscribe)
             self._subscribe(request.subscribe)
@@ -136,6 +140,11 @@ class _Subscription:
             self.known[name] = _OWED
             self.claimed.pop(name, None)
 
+    def show(self, resources: Resources) -> tuple[Event, ...]:
+        """Take in what there is from now on."""
+        self.resources, self.stirred = resources, True
+        return self.recognise()
+
     def recognise(self) -> tuple[Event, ...]:
         """Compare the versions that the client brought along with ours (P11)."""
         if not self.claimed or self.resources is None:
@@ -152,8 +161,9 @@ class _Subscription:
 
     def due(self) -> tuple[tuple[Resource, ...], tuple[str, ...]] | None:
         """Return what to send and what to remove now; None if there is nothing to say."""
-        if not self.started or self.resources is None or self.awaiting is not None:
+        if not (self.started and self.stirred) or self.resources is None or self.awaiting is not None:
             return None
+        self.stirred = self.rules.removal_ends_warming  # such resources may come to be with time alone
         wanted = (self.names - {WILDCARD}).union(self.resources) if self._sees_all else self.names
         changed: list[Resource] = []
         removed: list[str] = []
@@ -169,6 +179,7 @@ class _Subscription:
     def send_again(self, names: Iterable[str]) -> None:
         """The client waits for these once more, although they did not change (P13)."""
         self.known.update(dict.fromkeys(self.known.keys() & names, _OWED))
+        self.stirred = True
 
     def send(self, changed: tuple[Resource, ...], removed: tuple[str, ...], nonce: str) -> DeltaResponse:
         self.known.update(versions(changed))
@@ -205,9 +216,7 @@ class DeltaSession:
 
     def on_snapshot(self, snapshot: Snapshot) -> tuple[Event, ...]:
         """Take in what the client may see from now on."""
-        subscription = self._types[snapshot.type_url]
-        subscription.resources = snapshot.resources
-        return subscription.recognise()
+        return self._types[snapshot.type_url].show(snapshot.resources)
 
     def next_response(self) -> DeltaResponse | None:
         """Return the next response to send, None if the client has, or is being sent, all that it needs."""

@@ -42,7 +42,8 @@ from meshca.router.objects import (
 )
 from meshca.router.proxy import Proxy
 from meshca.router.table import build
-from meshca.router.view import Rules, View, World, view
+from meshca.router.view import View, view
+from meshca.router.world import Rules, World
 from tests.support.routing import (
     OURS,
     account,

@@ -16,7 +16,7 @@ from meshca.router.objects import (
 )
 from meshca.router.request import Asked, holds
 from meshca.router.table import build
-from meshca.router.view import Rules, World
+from meshca.router.world import Rules, World
 from spiffe.id import SpiffeID
 from tests.support.routing import (
     OURS,

@@ -7,7 +7,8 @@ from meshca.router.objects import Object
 from meshca.router.proxy import Proxy
 from meshca.router.publishing import stages
 from meshca.router.table import build
-from meshca.router.view import Place, World, view
+from meshca.router.view import view
+from meshca.router.world import Place, World
 from tests.support.routing import OURS, account, endpoint, rule, service, to, virtual
 
 V1, V2 = endpoint("10.0.0.1", version="v1"), endpoint("10.0.0.2", version="v2", identity=account("api-v2"))

@@ -14,7 +14,8 @@ from meshca.router.endpoints import Instance
 from meshca.router.objects import MTLSMode, Object, Resolution
 from meshca.router.proxy import Proxy
 from meshca.router.table import build
-from meshca.router.view import Rules, View, World, view, visible
+from meshca.router.view import View, view
+from meshca.router.world import Rules, World, visible
 from sds.xds.resource import InvalidRequest, Node, Resource
 from spiffe.id import SpiffeID
 from tests.support.routing import OURS, account, endpoint, http, rule, service, tcp, to, virtual
