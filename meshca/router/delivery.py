@@ -149,7 +149,12 @@ class Delivery:
         is_steady = self._phase is Phase.STEADY and self._now is None and not self._held_back and self._is_idle()
         if not is_steady or target.others != before.others:
             return False
-        changed = {name: each for name, each in target.endpoints.items() if ledger.shown.get(name) != each}
+        shown = ledger.shown
+        changed = {
+            name: each
+            for name, each in target.endpoints.items()
+            if (other := shown.get(name)) is not each and other != each
+        }
         has_clusters = all(clusters.good(name) == target.clusters[name].version for name in changed)
         if target.endpoints.keys() != ledger.shown.keys() or not has_clusters:
             return False
@@ -268,7 +273,8 @@ class Delivery:
         return True
 
     def _is_refused(self, cluster: str) -> bool:
-        found = ((self._ledgers[each], self._target.of(each).get(cluster)) for each in (CLUSTERS, ENDPOINTS))
+        ledgers = [each for each in (self._ledgers[CLUSTERS], self._ledgers[ENDPOINTS]) if not each.quarantine.is_idle]
+        found = ((ledger, self._target.of(ledger.type_url).get(cluster)) for ledger in ledgers)
         return any(resource is not None and ledger.quarantine.refuses(resource) for ledger, resource in found)
 
     def _has_endpoints(self, cluster: str) -> bool:

@@ -8,7 +8,6 @@ Rules:
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 from envoy.config.route.v3.route_components_pb2 import Route as RouteMessage
@@ -85,7 +84,10 @@ class Outbounds:
     def __init__(self) -> None:
         self._world: World | None = None
         self._offers: dict[tuple[str, _Sort], Seen] = {}
-        self._seen: dict[SpiffeID, tuple[World, dict[str, Seen]]] = {}
+        self._seen: dict[SpiffeID, _Look] = {}
+        self._before: World | None = None
+        self._changed: tuple[str, ...] | None = None
+        """The hosts that are otherwise than in the world before; None if there are others, or they are ordered otherwise."""
         self._made: dict[tuple[int, ...], Outbound] = {}
         self._made_before: dict[tuple[int, ...], Outbound] = {}
 
@@ -93,12 +95,11 @@ class Outbounds:
         """What goes out of the proxies of this identity."""
         if world is not self._world:
             self._turn(world)
-        offers = tuple(seen.offer for seen in self._look(world, caller).values())
-        key = tuple(map(id, offers))  # they are kept with what is made of them, so these are theirs
-        if key not in self._made:
-            before = self._made_before.get(key)
-            self._made[key] = replace(before, world=world) if before else _outbound(world, offers)
-        return self._made[key]
+        look = self._seen[caller] = self._look(world, caller)
+        if look.key not in self._made:
+            before = self._made_before.get(look.key)
+            self._made[look.key] = replace(before, world=world) if before else _outbound(world, look.offers)
+        return self._made[look.key]
 
     def forget(self, caller: SpiffeID) -> None:
         """Nobody of this identity is there any more."""
@@ -106,26 +107,24 @@ class Outbounds:
 
     def _turn(self, world: World) -> None:
         """Another world: what nobody used in the one before goes."""
-        self._world = world
+        self._before, self._world = self._world, world
+        self._changed = _changed(self._before, world) if self._before else None
         self._made_before, self._made = self._made or self._made_before, {}
         hosts = world.table.services.keys() | world.table.hosts.keys()
         self._offers = {key: seen for key, seen in self._offers.items() if key[0] in hosts}
 
-    def _look(self, world: World, caller: SpiffeID) -> dict[str, Seen]:
-        """What is offered to this identity, by host."""
-        at, before = self._seen.get(caller, (world, {}))
-        if at is world and before:
+    def _look(self, world: World, caller: SpiffeID) -> "_Look":
+        """What is offered to this identity."""
+        before = self._seen.get(caller)
+        if before and before.world is world:
             return before
-        known = before if at.rules is world.rules else {}
-        after: dict[str, Seen] = {}
-        services, hosts = world.table.services, world.table.hosts
-        for host in chain(services, (host for host in hosts if host not in services)):
-            service, virtual, seen = services.get(host), hosts.get(host), known.get(host)
-            if seen is None or seen.service is not service or seen.virtual is not virtual:
-                seen = self._offer(world, host, caller)
-            after[host] = seen
-        self._seen[caller] = world, after
-        return after
+        is_next = before is not None and before.world is self._before and before.world.rules is world.rules
+        if before is None or self._changed is None or not is_next:
+            return _Look.at(world, {host: self._offer(world, host, caller) for host in _hosts(world)})
+        fresh = {host: self._offer(world, host, caller) for host in self._changed}
+        hosts = {**before.hosts, **fresh}
+        is_same = all(seen.offer is before.hosts[host].offer for host, seen in fresh.items())
+        return _Look(world, hosts, before.key) if is_same else _Look.at(world, hosts)
 
     def _offer(self, world: World, host: str, caller: SpiffeID) -> Seen:
         service, virtual = world.table.services.get(host), world.table.hosts.get(host)
@@ -138,6 +137,43 @@ class Outbounds:
             same = seen is not None and seen.offer == offer
             seen = self._offers[key] = Seen(service, virtual, seen.offer if seen and same else offer)
         return seen
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What an identity is offered in a world, by host; `key` is the same for all that are offered the same."""
+
+    world: World
+    hosts: dict[str, Seen]
+    key: tuple[int, ...]
+
+    @classmethod
+    def at(cls, world: World, hosts: dict[str, Seen]) -> "_Look":
+        """With its key: offers are kept with what is made of them, so their ids are theirs."""
+        return cls(world, hosts, tuple(id(seen.offer) for seen in hosts.values()))
+
+    @property
+    def offers(self) -> tuple[Offer, ...]:
+        """All of them, in order."""
+        return tuple(seen.offer for seen in self.hosts.values())
+
+
+def _hosts(world: World) -> list[str]:
+    """All names, services first: they claim their domains before those that are nothing but names."""
+    services = world.table.services
+    return [*services, *(host for host in world.table.hosts if host not in services)]
+
+
+def _changed(before: World, after: World) -> tuple[str, ...] | None:
+    hosts = _hosts(after)
+    if hosts != _hosts(before):
+        return None
+    one, other = before.table, after.table
+    return tuple(
+        host
+        for host in hosts
+        if one.services.get(host) is not other.services.get(host) or one.hosts.get(host) is not other.hosts.get(host)
+    )
 
 
 def _sort(host: str, virtual: VirtualHost | None, caller: SpiffeID) -> _Sort:

@@ -2,10 +2,12 @@
 
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from meshca.client import connect
@@ -89,7 +91,8 @@ async def fleet(directory: Path, *, simulated: int, real: int = REAL) -> AsyncIt
             for name in (*names, *crowds):
                 await register(client, f"spiffe://{TRUST_DOMAIN}/ns/default/sa/{name}", f"socket:{name}")
         config = directory / "config"
-        config.mkdir()
+        config.with_name("empty").mkdir()
+        config.symlink_to(config.with_name("empty"))
         settings = RouterSettings(
             directory=config, endpoint=Endpoint.at(server.sockets["router"]), port=0, now=SystemClock().now
         )
@@ -119,41 +122,60 @@ async def _measure(services: int, proxies: int, real: int) -> dict[str, Any]:
 
 
 async def _everything(made: Fleet, services: int) -> dict[str, float]:
-    """All services at once, in one file each, put there by exchanging the directory."""
-    text = "".join(map(service, range(services)))
-    before, cpu, started = await made.crowd.totals(), time.process_time(), time.monotonic()
+    """All services at once, each in a file, by exchanging the directory."""
+    full = made.config.with_name("full")
+    full.mkdir()
     for number in range(services):
-        made.write(number)
-    assert text
-    await _settled(made, services)
-    return _figures(await made.crowd.totals(), before, cpu, [time.monotonic() - started])
+        (full / f"service-{number}.yaml").write_text(service(number))
+    link = made.config.with_name("link")
+    link.symlink_to(full)
+    meter = await Meter.start(made.crowd)
+    link.rename(made.config)
+    await until(
+        partial(_has_all, made, meter.before["resources"] + made.crowd.size * 2 * services), within=300, every=0.1
+    )
+    return await meter.read(made.crowd)
 
 
-async def _settled(made: Fleet, services: int) -> None:
-    def done() -> bool:
-        state = made.running.state.value
-        return len(state.table.services) == services and made.running.is_settled
-
-    await until(done, within=300, every=0.02)
+async def _has_all(made: Fleet, resources: int) -> bool:
+    standings = [client.delivery.standing() for client in made.running.router.clients.values()]
+    is_steady = made.running.is_settled and not any(each.is_late for each in standings)
+    return is_steady and (await made.crowd.totals())["resources"] >= resources
 
 
 async def _endpoints(made: Fleet, services: int) -> dict[str, float]:
     """One endpoint more or fewer, several times."""
-    before, cpu, times = await made.crowd.totals(), 0.0, []
-    for number in range(CHANGES):
-        old, spent, started = made.version(services // 2), time.process_time(), time.monotonic()
-        made.write(services // 2, 5 - number % 2)
-        await until(lambda old=old: made.version(services // 2) != old and made.running.is_settled, every=0.005)
-        cpu += time.process_time() - spent
-        arrived = await made.crowd.have(key(services // 2).name, made.version(services // 2))
-        times.append(max(arrived) - started)
-    return _figures(await made.crowd.totals(), before, time.process_time() - cpu, times)
+    figures = [await _one_endpoint(made, services // 2, 5 - number % 2) for number in range(CHANGES)]
+    return {name: round(median(each[name] for each in figures), 3) for name in figures[0]}
 
 
-def _figures(after: dict[str, Any], before: dict[str, Any], cpu: float, times: list[float]) -> dict[str, float]:
-    return {
-        "router_cpu_seconds": round((time.process_time() - cpu) / len(times), 3),
-        "mebibytes": round((after["received"] - before["received"]) / 2**20 / len(times), 3),
-        "resources": round((after["resources"] - before["resources"]) / len(times), 1),
-        "seconds_to_the_last": round(max(times), 3),
-    }
+async def _one_endpoint(made: Fleet, number: int, endpoints: int) -> dict[str, float]:
+    before, meter = made.version(number), await Meter.start(made.crowd)
+    made.write(number, endpoints)
+    await until(lambda: made.version(number) != before and made.running.is_settled, every=0.005)
+    await made.crowd.have(key(number).name, made.version(number))
+    return await meter.read(made.crowd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meter:
+    """What something costs this process, in which the router is, and the crowd."""
+
+    before: Mapping[str, float]
+    cpu: float
+    started: float
+
+    @classmethod
+    async def start(cls, crowd: Crowd) -> "Meter":
+        """Begin."""
+        return cls(before=await crowd.totals(), cpu=time.process_time(), started=time.monotonic())
+
+    async def read(self, crowd: Crowd) -> dict[str, float]:
+        """The figures, up to what came last."""
+        spent, after = time.process_time() - self.cpu, await crowd.totals()
+        return {
+            "router_cpu_seconds": round(spent, 3),
+            "mebibytes": round((after["received"] - self.before["received"]) / 2**20, 3),
+            "resources": after["resources"] - self.before["resources"],
+            "seconds_to_the_last": round(after["last"] - self.started, 3),
+        }

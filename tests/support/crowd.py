@@ -64,6 +64,7 @@ class Simulated:
     messages: int = 0
     resources: int = 0
     received: int = 0
+    last: float = 0.0
 
     async def run(self, target: str, name: str, pems: Pems) -> None:
         """Serve for ever, coming back when the router has gone."""
@@ -95,7 +96,7 @@ class Simulated:
         """Take in a response: its ACK, and what is asked for then."""
         now, response = time.monotonic(), pb.DeltaDiscoveryResponse.FromString(content)
         self.messages, self.received = self.messages + 1, self.received + len(content)
-        self.resources += len(response.resources)
+        self.resources, self.last = self.resources + len(response.resources), now
         had = self.have[response.type_url]
         new = [each.name for each in response.resources if each.name not in had]
         for each in response.resources:
@@ -137,7 +138,7 @@ class Crowd:
             return json.loads(await self.process.stdout.readline())
 
     async def totals(self) -> dict[str, Any]:
-        """Over all of them: messages, resources and bytes received."""
+        """Over all of them: messages, resources and bytes received, and when the last came."""
         return dict(await self.ask())
 
     async def arrivals(self, name: str, version: str) -> list[float]:
@@ -190,7 +191,8 @@ def _answer(proxies: list[Simulated], question: dict[str, str]) -> Any:
     if question:
         key = question["name"], question["version"]
         return [proxy.arrived[key] for proxy in proxies if key in proxy.arrived]
-    return {name: sum(getattr(each, name) for each in proxies) for name in ("messages", "resources", "received")}
+    totals = {name: sum(getattr(each, name) for each in proxies) for name in ("messages", "resources", "received")}
+    return totals | {"last": max(each.last for each in proxies)}
 
 
 if __name__ == "__main__":
