@@ -1,7 +1,8 @@
 """Where a service is reached, and who must be there: its inline endpoints, or the WorkloadEntries that it selects. Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from meshca.router.objects import ServiceEntry, WorkloadEndpoint, WorkloadEntry
 from spiffe.errors import SpiffeError
@@ -32,7 +33,20 @@ class Lost:
     text: str
 
 
-def instances(entry: ServiceEntry, workloads: Sequence[WorkloadEntry]) -> tuple[tuple[Instance, ...], tuple[Lost, ...]]:
+ByLabel: TypeAlias = Mapping[tuple[str, str, str], Sequence[WorkloadEntry]]
+"""Workloads by namespace, key and value of each label."""
+
+
+def by_label(workloads: Iterable[WorkloadEntry]) -> ByLabel:
+    """Workloads as selectors find them: a mesh has too many to look at all of them for each service."""
+    found: dict[tuple[str, str, str], list[WorkloadEntry]] = {}
+    for workload in workloads:
+        for key, value in workload.endpoint.labels.items():
+            found.setdefault((workload.origin.namespace, key, value), []).append(workload)
+    return found
+
+
+def instances(entry: ServiceEntry, workloads: ByLabel) -> tuple[tuple[Instance, ...], tuple[Lost, ...]]:
     """The endpoints of a service that can be used, and those that can not."""
     found: list[Instance] = []
     lost: list[Lost] = []
@@ -45,14 +59,15 @@ def instances(entry: ServiceEntry, workloads: Sequence[WorkloadEntry]) -> tuple[
     return tuple(found), tuple(lost)
 
 
-def _written(entry: ServiceEntry, workloads: Sequence[WorkloadEntry]) -> Iterator[tuple[str, WorkloadEndpoint]]:
+def _written(entry: ServiceEntry, workloads: ByLabel) -> Iterator[tuple[str, WorkloadEndpoint]]:
     """Each endpoint, with the namespace it is of. A DNS service without endpoints is its own."""
     namespace = entry.origin.namespace
     for endpoint in entry.endpoints:
         yield namespace, endpoint
     wanted = entry.workload_selector.items()
-    for workload in workloads:
-        if wanted and workload.origin.namespace == namespace and wanted <= workload.endpoint.labels.items():
+    having = [workloads.get((namespace, *label), ()) for label in wanted]
+    for workload in min(having, key=len, default=()):
+        if wanted <= workload.endpoint.labels.items():
             yield namespace, workload.endpoint
     if not entry.endpoints and not wanted and entry.resolution == "DNS":
         for host in entry.hosts:

@@ -26,7 +26,7 @@ class State:
 def following(before: State, parsed: Parsed, domain: str = DEFAULT_DOMAIN) -> State:
     """The state after reading this."""
     wanted = _kept(before, parsed.problems) | _by_label(parsed.objects)
-    table = build(tuple(wanted.values()), domain)
+    table = build(tuple(wanted.values()), domain, before.table)
     unresolved = {problem.label for problem in table.problems}
     older = {
         label: before.good[label] for label in unresolved & before.good.keys() if before.good[label] != wanted[label]
@@ -34,7 +34,7 @@ def following(before: State, parsed: Parsed, domain: str = DEFAULT_DOMAIN) -> St
     good = wanted
     if older:
         good = wanted | older
-        second = build(tuple(good.values()), domain)
+        second = build(tuple(good.values()), domain, before.table)
         unresolved = {problem.label for problem in second.problems}
         table, problems = second, table.problems
     else:

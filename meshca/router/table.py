@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
-from meshca.router.endpoints import Instance, instances
+from meshca.router.endpoints import ByLabel, Instance, Lost, by_label, instances
 from meshca.router.objects import (
     Destination,
     DestinationRule,
@@ -113,23 +113,25 @@ def overlaid(layers: Iterable[TrafficPolicy]) -> TrafficPolicy:
     return merged
 
 
-def build(objects: Sequence[Object], domain: str = DEFAULT_DOMAIN) -> Table:
-    """Resolve all references. What is wrong is told, never raised."""
-    return _Builder(objects, domain).build()
+def build(objects: Sequence[Object], domain: str = DEFAULT_DOMAIN, before: Table | None = None) -> Table:
+    """Resolve all references. What is wrong is told, never raised. From the table before comes what would be made again."""
+    return _Builder(objects, domain, before or Table()).build()
 
 
 class _Builder:
     """One pass over the objects, in the order of file and line."""
 
-    def __init__(self, objects: Sequence[Object], domain: str) -> None:
+    def __init__(self, objects: Sequence[Object], domain: str, before: Table) -> None:
         self._objects = sorted(objects, key=lambda each: each.origin[:2])
         self._domain = domain
+        self._before = before
         self._services: dict[str, Service] = {}
         self._problems: list[Problem] = []
 
     def build(self) -> Table:
+        workloads = by_label(self._of(WorkloadEntry))
         for entry in self._of(ServiceEntry):
-            self._add_service(entry, self._of(WorkloadEntry))
+            self._add_service(entry, workloads)
         for rule in self._of(DestinationRule):
             self._add_rule(rule)
         hosts: dict[str, VirtualHost] = {}
@@ -145,8 +147,8 @@ class _Builder:
             Problem(file=origin.file, line=line or origin.line, label=origin.label, field=where, text=text)
         )
 
-    def _add_service(self, entry: ServiceEntry, workloads: Sequence[WorkloadEntry]) -> None:
-        found, lost = instances(entry, workloads)
+    def _add_service(self, entry: ServiceEntry, workloads: ByLabel) -> None:
+        found, lost = self._instances(entry, workloads)
         for problem in lost:
             self._report(entry.origin, problem.where, problem.text, problem.line)
         for index, host in enumerate(entry.hosts):
@@ -154,6 +156,14 @@ class _Builder:
                 self._report(entry.origin, f"spec.hosts[{index}]", f"{host} is taken by {_at(taken.entry.origin)}")
             else:
                 self._services[host] = Service(host=host, entry=entry, endpoints=found)
+
+    def _instances(self, entry: ServiceEntry, workloads: ByLabel) -> tuple[tuple[Instance, ...], tuple[Lost, ...]]:
+        """Its endpoints; those of before if it is the same, writes them itself and lost none."""
+        before = self._before.services.get(entry.hosts[0])
+        is_same = before is not None and before.entry is entry and not entry.workload_selector
+        if before and is_same and 0 < len(entry.endpoints) == len(before.endpoints):
+            return before.endpoints, ()
+        return instances(entry, workloads)
 
     def _add_rule(self, rule: DestinationRule) -> None:
         host = self._host(rule.host, rule.origin.namespace)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tests.bench import fanout, issuance, latency, memory
+from tests.bench import endpoints, envoy_memory, fanout, issuance, latency, memory, path, push
 
 BENCHMARKS: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
     "issuance": issuance.measure,
@@ -14,6 +14,10 @@ BENCHMARKS: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
     "entry_to_envoy": latency.entry_to_envoy,
     "dial_to_svid": latency.dial_to_svid,
     "memory": memory.measure,
+    "config_push": push.measure,
+    "endpoint_to_proxies": endpoints.measure,
+    "envoy_memory": envoy_memory.measure,
+    "added_latency": path.measure,
 }
 
 

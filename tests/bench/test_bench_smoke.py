@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench import fanout, issuance, latency, memory
+from tests.bench import endpoints, envoy_memory, fanout, issuance, latency, memory, path, push
 
 SMALL: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
     "issuance": partial(issuance.measure, svids=8, batches=(1, 4)),
@@ -21,9 +21,19 @@ async def test_each_benchmark_runs_and_gives_figures(name: str):
     assert all(numbers(await SMALL[name]()))
 
 
+WITH_ENVOY: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
+    "entry_to_envoy": partial(latency.entry_to_envoy, rounds=2),
+    "config_push": partial(push.measure, services=(5,), proxies=3, real=1),
+    "endpoint_to_proxies": partial(endpoints.measure, proxies=3, services=2, rounds=2, real=1),
+    "envoy_memory": partial(envoy_memory.measure, services=(2,)),
+    "added_latency": partial(path.measure, requests=20, lanes=(1,)),
+}
+
+
 @pytest.mark.envoy
-async def test_the_benchmark_with_an_envoy_runs_and_gives_figures():
-    assert all(numbers(await latency.entry_to_envoy(rounds=2)))
+@pytest.mark.parametrize("name", WITH_ENVOY)
+async def test_each_benchmark_with_an_envoy_runs_and_gives_figures(name: str):
+    assert all(numbers(await WITH_ENVOY[name]()))
 
 
 def numbers(figures: dict[str, Any]) -> list[bool]:

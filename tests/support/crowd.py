@@ -154,6 +154,14 @@ class Crowd:
 
         return list(await until(all_have, within=within))
 
+    async def have_all(self, services: int) -> None:
+        """Until each has received as much as so many services are, from nothing."""
+
+        async def received() -> bool:
+            return int((await self.totals())["resources"]) >= self.size * 2 * services
+
+        await until(received, within=120)
+
 
 @asynccontextmanager
 async def crowd(port: int, name: str, who: list[Path], size: int) -> AsyncIterator[Crowd]:
