@@ -17,7 +17,7 @@ POLICY = """\
 ---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
-metadata: {{name: only-{account}}}
+metadata: {{name: {name}}}
 spec:
   selector: {{matchLabels: {{app: {name}}}}}
   action: ALLOW
@@ -58,7 +58,7 @@ async def _figures(made: Fleet) -> dict[str, float]:
     clusters = (await envoy.stats(r"cluster_manager\.active_clusters"))["cluster_manager.active_clusters"]
     return {
         "resident_mib": round(resident_bytes(envoy.process.pid) / 2**20, 1),
-        "allocated_mib": round((await envoy.stats(r"server\.memory_allocated"))["server.memory_allocated"] / 2**20, 2),
+        "allocated_mib": round(int((await envoy.json("/memory"))["allocated"]) / 2**20, 2),
         "clusters": clusters,
         "config_kib": round(sum(map(len, client.bodies)) / 1024, 1),
     }
