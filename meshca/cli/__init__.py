@@ -21,7 +21,11 @@ from meshca.cli.values import printable
 # Name, module, what it does. Commands in `run` are plain commands, each other module is a group of them.
 COMMANDS = (
     ("up", "run", "Run server and agent in one process."),
-    ("demo", "run", "Show the main job on real Envoys: every key replaced under load, no request fails."),
+    (
+        "demo",
+        "run",
+        "Show the main job on real Envoys: routes, faults, breakers and policies at work while every key is replaced.",
+    ),
     ("status", "run", "Show how the server is: readiness, alarms, authorities, who is behind."),
     ("health", "run", "Say whether the server can sign and serve: exit 0 or 1."),
     ("why", "run", "Explain what a process gets, and why not more."),

@@ -80,7 +80,7 @@ def demo(
     seconds: Annotated[float, typer.Option(min=1, help="How long the load runs.")] = 30,
     json: Annotated[bool, typer.Option("--json", help="No live view; the last line is one JSON object.")] = False,
 ) -> None:
-    """Show the main job on real Envoys: every key replaced under load, no request fails."""
+    """Show the main job on real Envoys: routes, faults, breakers and policies at work while every key is replaced."""
     from meshca.demo.app import main
 
     code = main(seconds=seconds, as_json=json)

@@ -43,6 +43,8 @@ class Server:
     sockets: Mapping[str, Path]
     settings: str = ""
     settle: str = "200ms"
+    router: str = ""
+    """TOML of the section `router`."""
     process: asyncio.subprocess.Process | None = field(default=None, init=False)
 
     @property
@@ -91,6 +93,7 @@ class Server:
     def _write_settings(self) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         base = SETTINGS.format(trust_domain=self.trust_domain, directory=self.directory, settle=self.settle)
+        base += self.router
         (self.directory / "meshca.toml").write_text(self.settings.format(directory=self.directory) or base)
 
     async def _until_ready(self) -> None:
@@ -119,10 +122,16 @@ async def running_server(
     trust_domain: str = "mesh.local",
     settings: str = "",
     settle: str = "200ms",
+    router: str = "",
 ) -> AsyncIterator[Server]:
-    """Run a server with workload sockets of these names until the context ends. `{directory}` in the settings (TOML) is filled in."""
+    """Run a server with workload sockets of these names until the context ends. `{directory}` in the settings (TOML) is filled in.
+
+    `router` is the section of that name, if it is to run one.
+    """
     paths = {name: directory / f"{name}.sock" for name in sockets}
-    server = Server(directory=directory, trust_domain=trust_domain, sockets=paths, settings=settings, settle=settle)
+    server = Server(
+        directory=directory, trust_domain=trust_domain, sockets=paths, settings=settings, settle=settle, router=router
+    )
     try:
         await server.start()
         yield server

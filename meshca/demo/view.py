@@ -12,6 +12,7 @@ from meshca.demo.load import Tally
 from meshca.demo.observe import Changes
 from meshca.proto import admin_pb2 as pb
 
+WIDTHS = {"SPIFFE ID": len("spiffe://mesh.local/ns/default/sa/frontend")}
 STATE_STYLE = {"active": "bold green", "prepared": "cyan", "old": "dim", "tainted": "red"}
 
 
@@ -21,28 +22,30 @@ def live(
     envoys: Sequence[tuple[str, Changes]],
     authorities: pb.AuthorityList,
     traffic: Mapping[str, Tally],
+    rules: Sequence[tuple[str, str, str]],
     step: str,
 ) -> RenderableType:
     """Everything that a person wants to see at once."""
     return Group(
-        Panel(_workloads(now, envoys), title="workloads, as their Envoys see themselves", border_style="blue"),
-        Panel(_authorities(now, authorities), title="authorities", border_style="blue"),
+        Text(f"  {step}", style="italic"),
+        Panel(_rules(rules), title="what the YAML asks for, and what is so", border_style="blue"),
         Panel(
             _traffic(traffic),
-            title="traffic from frontend to backend, mutual TLS",
+            title="traffic from frontend to api-server, mutual TLS",
             border_style="red" if any(each.failed for each in traffic.values()) else "green",
         ),
-        Text(f"  {step}", style="italic"),
+        Panel(_workloads(now, envoys), title="workloads, as their Envoys see themselves", border_style="blue"),
+        Panel(_authorities(now, authorities), title="authorities", border_style="blue"),
     )
 
 
 def _workloads(now: datetime, envoys: Sequence[tuple[str, Changes]]) -> Table:
-    table = _table("workload", "SPIFFE ID", "serial", "expires in", "leaves so far", "trusts roots")
+    table = _table("workload", "SPIFFE ID", "serial", "expires in", "leaves", "roots")
     for name, changes in envoys:
         seen = changes.now
         left = f"{(seen.not_after - now).total_seconds():.0f} s" if seen.not_after else "-"
         trusted = " ".join(sorted(root[:8] for root in seen.roots))
-        table.add_row(name, seen.spiffe_id, seen.serial[:16], left, str(changes.leaves + bool(seen.serial)), trusted)
+        table.add_row(name, seen.spiffe_id, seen.serial[:12], left, str(changes.leaves + bool(seen.serial)), trusted)
     return table
 
 
@@ -65,8 +68,15 @@ def _traffic(traffic: Mapping[str, Tally]) -> Table:
     return table
 
 
+def _rules(rules: Sequence[tuple[str, str, str]]) -> Table:
+    table = _table("rule", "asked", "seen")
+    for rule in rules:
+        table.add_row(*rule)
+    return table
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=None, expand=True, header_style="dim")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", min_width=WIDTHS.get(column))
     return table

@@ -12,12 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from meshca.bootstrap import BootstrapSpec, Inbound
 from meshca.client import AdminClient, connect
 from meshca.csr import make_csr
-from meshca.demo.app import BACKEND, FRONTEND
 from meshca.demo.envoys import running_envoy
 from meshca.demo.server import register, running_server
 from meshca.proto import admin_pb2 as pb
 from spiffe.id import SpiffeID
-from tests.support.mesh import running_mesh
+from tests.support.mesh import BACKEND, FRONTEND, running_mesh
 from tests.support.pki import CA, key_pem, pem
 from tests.support.tls_peer import ask
 from tests.support.wait import until

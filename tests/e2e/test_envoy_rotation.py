@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from meshca.client import connect
-from meshca.demo.app import BACKEND, FRONTEND
 from meshca.proto import admin_pb2 as pb
-from tests.support.mesh import Mesh, running_mesh
+from tests.support.mesh import BACKEND, FRONTEND, Mesh, running_mesh
 from tests.support.wait import until
 
 pytestmark = pytest.mark.envoy

@@ -19,6 +19,7 @@ def test_what_goes_to_no_terminal_shows_spiffe_ids_whole(capsys: pytest.CaptureF
             envoys=[("frontend", changes)],
             authorities=pb.AuthorityList(),
             traffic={},
+            rules=[],
             step="",
         )
     )
