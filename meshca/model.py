@@ -17,7 +17,8 @@ AuthorityKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 MIN_LEAF_TTL = timedelta(seconds=10)
 MAX_HINT_BYTES = 1024  # WA-73
-RESERVED_DNS_SUFFIX = ".meshca.internal"
+RESERVED_DNS_SUFFIXES = (".meshca.internal", ".meshca.localhost")
+"""Of names that are for our own servers. What ends in `localhost` leads to the own machine, whatever any DNS says (RFC 6761)."""
 ROUTER_PATH = "/meshca/router"
 """Below the path that is reserved for ourselves, the one identity that an entry may give: the routing server's."""
 
@@ -104,8 +105,8 @@ class Entry:
 
     @property
     def certified_names(self) -> tuple[str, ...]:
-        """The DNS names of its leaves. The router's has one more, for clients that find their server by DNS names only (gRPC's TLS)."""
-        return (*self.dns_names, router_name(self.spiffe_id.trust_domain)) if self.is_router else self.dns_names
+        """The DNS names of its leaves. The router's has two more, for clients that know a server by DNS names only (gRPC's TLS)."""
+        return (*self.dns_names, *router_names(self.spiffe_id.trust_domain)) if self.is_router else self.dns_names
 
     @property
     def is_router(self) -> bool:
@@ -344,9 +345,10 @@ class AuditQuery:
     limit: int = 100
 
 
-def router_name(trust_domain: TrustDomain) -> str:
-    """The DNS name of the trust domain's routing server: reserved, so that nobody else has it."""
-    return f"router.{trust_domain}{RESERVED_DNS_SUFFIX}"
+def router_names(trust_domain: TrustDomain) -> tuple[str, str]:
+    """The DNS names of the trust domain's routing server, reserved, so that nobody else has them: anywhere, and on the own machine."""
+    anywhere, here = (f"router.{trust_domain}{suffix}" for suffix in RESERVED_DNS_SUFFIXES)
+    return anywhere, here
 
 
 def _check_dns_name(name: str) -> None:
@@ -360,5 +362,5 @@ def _check_dns_name(name: str) -> None:
         )
     if not all(_DNS_LABEL.fullmatch(label) for label in labels):
         raise InvalidInput(f"DNS name {name[:80]!r} is not lower-case letters, digits and - between dots")
-    if name.endswith(RESERVED_DNS_SUFFIX):
-        raise InvalidInput(f"DNS name {name!r} is reserved: *{RESERVED_DNS_SUFFIX} is for meshca's own servers")
+    if suffix := next((each for each in RESERVED_DNS_SUFFIXES if name.endswith(each)), None):
+        raise InvalidInput(f"DNS name {name!r} is reserved: *{suffix} is for meshca's own servers")

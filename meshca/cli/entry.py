@@ -35,7 +35,10 @@ Selectors = Annotated[
 TTL = Annotated[str | None, typer.Option("--ttl", help="Lifetime of its SVIDs, such as 1h; else the server's default.")]
 DNS = Annotated[
     list[str] | None,
-    typer.Option("--dns", help="DNS name in its SVIDs (repeatable). meshca.internal and what is below are reserved."),
+    typer.Option(
+        "--dns",
+        help="DNS name in its SVIDs (repeatable). What ends in meshca.internal or meshca.localhost is reserved.",
+    ),
 ]
 Hint = Annotated[str | None, typer.Option("--hint", help="What the workload is told this SVID is for.")]
 Default = Annotated[bool | None, typer.Option("--default/--no-default", help="Comes first where a caller has several.")]

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 from meshca.errors import InvalidInput
 from meshca.matching import check_vouched
-from meshca.model import RESERVED_DNS_SUFFIX, Entry
+from meshca.model import RESERVED_DNS_SUFFIXES, Entry
 
 MOST_CHARACTERS = 256
 MOST_VALUES = 100
@@ -54,8 +54,8 @@ def _check_name(name: str) -> None:
         raise InvalidInput(
             f"DNS name {name!r} stands for a whole top-level domain: name at least two labels after the *"
         )
-    if name == RESERVED_DNS_SUFFIX.removeprefix("."):
-        raise InvalidInput(f"DNS name {name!r} is reserved: it and *{RESERVED_DNS_SUFFIX} are for meshca's own servers")
+    if f".{name}" in RESERVED_DNS_SUFFIXES:
+        raise InvalidInput(f"DNS name {name!r} is reserved: it and *.{name} are for meshca's own servers")
     try:
         ip_address(name)
     except ValueError:

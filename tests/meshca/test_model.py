@@ -25,6 +25,7 @@ from tests.support.values import OURS, entry
         ({"dns_names": (".".join(["a" * 63] * 4),)}, "has 255 characters, the limit is 253"),
         ({"dns_names": (f"{'a' * 64}.example",)}, "has a label of 64 characters, the limit is 63"),
         ({"dns_names": ("server.example.org.meshca.internal",)}, "is reserved"),
+        ({"dns_names": ("router.example.org.meshca.localhost",)}, "is reserved"),
     ],
 )
 def test_an_entry_that_could_never_be_served_rightly_is_refused_by_value(changes: dict[str, Any], words: str):

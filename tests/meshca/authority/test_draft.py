@@ -41,12 +41,15 @@ def extensions(draft: Draft) -> dict[type, tuple[x509.ExtensionType, bool]]:
     return {type(each.value): (each.value, each.critical) for each in draft.extensions}
 
 
-def test_the_routers_leaf_has_the_name_that_is_reserved_for_it_and_no_other_leaf_has():
+def test_the_routers_leaf_has_the_names_that_are_reserved_for_it_and_no_other_leaf_has():
     router = replace(entry("web"), spiffe_id=SpiffeID(OURS, "/meshca/router"))
     draft = draft_leaf(router, ISSUER, KEY, serial=7, now=START, ttl=HOUR, shorten=0.0)
     names = extensions(draft)[x509.SubjectAlternativeName][0]
     assert isinstance(names, x509.SubjectAlternativeName)
-    assert names.get_values_for_type(x509.DNSName) == ["router.example.org.meshca.internal"]
+    assert names.get_values_for_type(x509.DNSName) == [
+        "router.example.org.meshca.internal",
+        "router.example.org.meshca.localhost",
+    ]
     assert entry("web").certified_names == ()
 
 

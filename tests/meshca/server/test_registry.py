@@ -192,6 +192,7 @@ async def test_an_entry_that_is_there_again_is_no_longer_cut_off(registry: Regis
         ({"dns_names": ("10.0.0.1",)}, r"'10\.0\.0\.1' is an IP address"),
         ({"dns_names": ("*.internal",)}, "stands for a whole top-level domain"),
         ({"dns_names": ("meshca.internal",)}, "is reserved"),
+        ({"dns_names": ("meshca.localhost",)}, "is reserved"),
         ({"hint": "two\nlines"}, r"hint 'two\\nlines' has characters that can not be printed"),
         ({"selector": "unix:path:bin/web"}, "unix:path:/ABSOLUTE/PATH"),
         ({"selector": "unix:path:/bin//web"}, "no //"),
