@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from meshca.router.answers import Ledger, is_same
+from meshca.router.holdings import Holding
 from meshca.router.target import (
     CLUSTERS,
     EMPTY,
@@ -55,7 +56,8 @@ def _ledgers() -> dict[str, Ledger]:
 class Delivery:
     """One stream. Whatever `shown` returned counts as sent, so give all of it to the session, in its order.
 
-    A client that is not `gated` asks for a cluster only when a route refers to it, and makes before it breaks on its own: gRPC.
+    A client that is not `gated` asks for a cluster only when a route refers to it, and makes before it breaks on its own: gRPC. It asks by
+    name, for a part of what there is, so what was never sent to it is not waited for.
     """
 
     deadline: timedelta = DEADLINE
@@ -79,6 +81,8 @@ class Delivery:
         self._target, self._objection = target, ""
         for type_url, ledger in self._ledgers.items():
             ledger.quarantine.on_target(target.of(type_url), now)
+            if not self.gated:
+                ledger.forget_unsent()
 
     def on_time(self, now: datetime) -> None:
         """Take in that time has passed."""
@@ -287,15 +291,20 @@ class Delivery:
         """Listeners and routes of which the client may have something else than is shown."""
         for type_url in _USERS:
             for name, holding in self._ledgers[type_url].holdings.items():
-                if not holding.settled:
+                if self._matters(holding) and not holding.settled:
                     yield type_url, name
+
+    def _matters(self, holding: Holding) -> bool:
+        """Whether an answer is waited for: a client that asks by name does not have what it was never sent."""
+        return self.gated or holding.sent
 
     def _is_switched(self) -> bool:
         """Whether the listeners of the target are in use as they are there, and no others: they have their routes, and need no old ones."""
         listeners, routes = self._ledgers[LISTENERS], self._ledgers[ROUTES]
         new = all(is_same(listeners.shown.get(name), each) for name, each in self._target.listeners.items())
-        settled = all(holding.settled for holding in listeners.holdings.values())
-        return new and settled and all(routes.good(n) and routes.holdings[n].settled for n in self._target.routes)
+        settled = all(holding.settled for holding in filter(self._matters, listeners.holdings.values()))
+        used = (routes.holdings.get(name, Holding()) for name in self._target.routes)
+        return new and settled and all(each.good and each.settled for each in used if self._matters(each))
 
     def _may_narrow(self) -> bool:
         settled = not self._waiting and next(self._unsettled(), None) is None
@@ -317,7 +326,8 @@ class Delivery:
             return Phase.WIDEN
         if next(self._unsettled(), None) is not None:
             return Phase.SWITCH
-        leaving = any(holding.is_leaving for holding in self._ledgers[CLUSTERS].holdings.values())
+        clusters = self._ledgers[CLUSTERS].holdings.values()
+        leaving = any(holding.is_leaving for holding in filter(self._matters, clusters))
         return Phase.NARROW if leaving else Phase.STEADY
 
     def _enter(self, phase: Phase, now: datetime) -> None:

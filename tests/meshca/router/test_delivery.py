@@ -10,7 +10,7 @@ from meshca.router.delivery import DEADLINE, Delivery
 from meshca.router.target import Phase, Target
 from sds.xds.delta import DeltaRequest
 from sds.xds.resource import Resource
-from sds.xds.session import Acked, Request
+from sds.xds.session import Acked, Removed, Request, Sent
 from tests.support.clock import FakeClock
 from tests.support.envoy_model import CDS, EDS, LDS, RDS, Envoy, Stream, made
 
@@ -574,6 +574,46 @@ def test_a_client_that_asks_for_clusters_by_its_routes_is_not_made_to_wait_for_t
     delivery.set_target(target("b", to="b", route=2), clock.now())
     shown: Mapping[str, set[str]] = {each.type_url: set(each.resources) for each in delivery.shown()}
     assert shown[CDS] == {"a", "b"}
+
+
+def taken(delivery: Delivery, clock: FakeClock, *wanted: tuple[str, str]) -> None:
+    """The client asked for these, by type and name, and accepts what is shown."""
+    sent = {each.type_url: each.resources for each in delivery.shown()}
+    for type_url, name in wanted:
+        resource = sent[type_url].get(name)
+        assert resource is not None
+        delivery.on_event(Sent(type_url=type_url, names=(name,)), clock.now())
+        version = resource.version
+        delivery.on_event(Acked(type_url=type_url, name=name, version=version, proof=None), clock.now())
+
+
+def clusters_of(delivery: Delivery) -> set[str]:
+    return next(set(each.resources) for each in delivery.shown() if each.type_url == CDS)
+
+
+def test_a_client_that_asks_by_name_keeps_a_cluster_until_it_has_taken_the_route_that_leads_elsewhere():
+    clock, delivery = FakeClock(), Delivery(gated=False)
+    delivery.set_target(target("a", to="a"), clock.now())
+    taken(delivery, clock, (LDS, "http"), (RDS, "http"), (CDS, "a"), (EDS, "a"))
+    delivery.set_target(target("b", to="b", route=2), clock.now())
+    assert (clusters_of(delivery), delivery.standing().phase) == ({"a", "b"}, Phase.SWITCH)
+    taken(delivery, clock, (RDS, "http"))
+    assert (clusters_of(delivery), delivery.standing().phase) == ({"b"}, Phase.NARROW)
+    delivery.on_event(Removed(type_url=CDS, name="a"), clock.now())
+    assert delivery.standing().phase is Phase.STEADY
+
+
+def test_what_a_client_that_asks_by_name_never_asked_for_is_not_waited_for_and_is_always_the_newest():
+    clock, delivery = FakeClock(), Delivery(gated=False)
+    for number in range(20):
+        wanted = target(f"c{number}", to=f"c{number}", route=number)
+        delivery.set_target(wanted, clock.now())
+        assert clusters_of(delivery) - {f"c{number}"} <= {f"c{number - 1}"}
+        assert delivery.standing().phase is Phase.STEADY
+        (shown,) = (each.resources.get("http") for each in delivery.shown() if each.type_url == RDS)
+        assert shown == wanted.routes["http"]
+    delivery.set_target(target(), clock.now())
+    assert delivery.standing().phase is Phase.STEADY
 
 
 def test_a_route_that_nobody_asks_for_is_not_waited_for_after_the_deadline():
