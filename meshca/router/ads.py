@@ -21,6 +21,7 @@ from meshca.router.delivery import Delivery
 from meshca.router.identity import Credentials, Peer, identify
 from meshca.router.outbound import Outbounds
 from meshca.router.proxy import Proxy
+from meshca.router.proxyless import Proxyless
 from meshca.router.target import Phase, Target
 from meshca.router.view import View, view
 from meshca.router.world import World
@@ -74,6 +75,7 @@ class Router:
         self._now = now
         self._numbers = itertools.count(1)
         self._outbounds = Outbounds()
+        self._proxyless = Proxyless(self._outbounds)
         self.clients: dict[int, Client] = {}
 
     @property
@@ -106,12 +108,18 @@ class Router:
         peer = self.identify(context)
         now = self._now()
         proxy = Proxy.read(peer.spiffe_id, node)
-        client = Client(peer=peer, proxy=proxy, node=node.id, since=now, delivery=Delivery())
+        client = Client(peer=peer, proxy=proxy, node=node.id, since=now, delivery=Delivery(gated=not proxy.is_grpc))
         number = next(self._numbers)
         self.clients[number] = client
         logger.info("proxy connected", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
         try:
-            yield _Feed(client=client, worlds=self._worlds, outbounds=self._outbounds, now=self._now)
+            yield _Feed(
+                client=client,
+                worlds=self._worlds,
+                outbounds=self._outbounds,
+                proxyless=self._proxyless,
+                now=self._now,
+            )
         finally:
             del self.clients[number]
             if peer.spiffe_id not in self.identities:
@@ -122,10 +130,19 @@ class Router:
 class _Feed:
     """One stream: at each change of the world, of an answer or of the time, what the proxy may see now."""
 
-    def __init__(self, *, client: Client, worlds: Latest[World | None], outbounds: Outbounds, now: Now) -> None:
+    def __init__(
+        self,
+        *,
+        client: Client,
+        worlds: Latest[World | None],
+        outbounds: Outbounds,
+        proxyless: Proxyless,
+        now: Now,
+    ) -> None:
         self._client = client
         self._worlds = worlds
         self._outbounds = outbounds
+        self._proxyless = proxyless
         self._now = now
         self._stirred = asyncio.Event()
         self._given: dict[str, Snapshot] = {}
@@ -153,9 +170,13 @@ class _Feed:
         """Set each new target, and stir the stream."""
         async for world in self._worlds.watch():
             if world is not None:
-                made = view(world, self._client.proxy, self._outbounds)
+                made = self._view(world)
                 if self._client.take(world, made, self._now()):
                     self._stirred.set()
+
+    def _view(self, world: World) -> View:
+        proxy = self._client.proxy
+        return self._proxyless.view(world, proxy) if proxy.is_grpc else view(world, proxy, self._outbounds)
 
     def _changed(self) -> Iterator[Snapshot]:
         """What is shown otherwise than before, in the order of sending."""

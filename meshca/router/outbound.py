@@ -27,7 +27,7 @@ _NOT_FOUND = b"no such service, or none that this identity may call: see `meshca
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Host:
+class Host:
     """A virtual host of this proxy: on one port of a service, or a mere name."""
 
     name: str
@@ -41,7 +41,7 @@ class _Host:
 class Offer:
     """What callers of one sort get of a host: virtual hosts, and ports that are not HTTP."""
 
-    hosts: tuple[_Host, ...] = ()
+    hosts: tuple[Host, ...] = ()
     tcp: tuple[ClusterKey, ...] = ()
 
 
@@ -84,7 +84,7 @@ class Outbounds:
     def __init__(self) -> None:
         self._world: World | None = None
         self._offers: dict[tuple[str, _Sort], Seen] = {}
-        self._seen: dict[SpiffeID, _Look] = {}
+        self._seen: dict[SpiffeID, Look] = {}
         self._before: World | None = None
         self._changed: tuple[str, ...] | None = None
         """The hosts that are otherwise than in the world before; None if there are others, or they are ordered otherwise."""
@@ -93,13 +93,18 @@ class Outbounds:
 
     def of(self, world: World, caller: SpiffeID) -> Outbound:
         """What goes out of the proxies of this identity."""
-        if world is not self._world:
-            self._turn(world)
-        look = self._seen[caller] = self._look(world, caller)
+        look = self.look(world, caller)
         if look.key not in self._made:
             before = self._made_before.get(look.key)
             self._made[look.key] = replace(before, world=world) if before else _outbound(world, look.offers)
         return self._made[look.key]
+
+    def look(self, world: World, caller: SpiffeID) -> "Look":
+        """What is offered to this identity."""
+        if world is not self._world:
+            self._turn(world)
+        look = self._seen[caller] = self._look(world, caller)
+        return look
 
     def forget(self, caller: SpiffeID) -> None:
         """Nobody of this identity is there any more."""
@@ -113,18 +118,17 @@ class Outbounds:
         hosts = world.table.services.keys() | world.table.hosts.keys()
         self._offers = {key: seen for key, seen in self._offers.items() if key[0] in hosts}
 
-    def _look(self, world: World, caller: SpiffeID) -> "_Look":
-        """What is offered to this identity."""
+    def _look(self, world: World, caller: SpiffeID) -> "Look":
         before = self._seen.get(caller)
         if before and before.world is world:
             return before
         is_next = before is not None and before.world is self._before and before.world.rules is world.rules
         if before is None or self._changed is None or not is_next:
-            return _Look.at(world, {host: self._offer(world, host, caller) for host in _hosts(world)})
+            return Look.at(world, {host: self._offer(world, host, caller) for host in _hosts(world)})
         fresh = {host: self._offer(world, host, caller) for host in self._changed}
         hosts = {**before.hosts, **fresh}
         is_same = all(seen.offer is before.hosts[host].offer for host, seen in fresh.items())
-        return _Look(world, hosts, before.key) if is_same else _Look.at(world, hosts)
+        return Look(world, hosts, before.key) if is_same else Look.at(world, hosts)
 
     def _offer(self, world: World, host: str, caller: SpiffeID) -> Seen:
         service, virtual = world.table.services.get(host), world.table.hosts.get(host)
@@ -140,7 +144,7 @@ class Outbounds:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class Look:
     """What an identity is offered in a world, by host; `key` is the same for all that are offered the same."""
 
     world: World
@@ -148,7 +152,7 @@ class _Look:
     key: tuple[int, ...]
 
     @classmethod
-    def at(cls, world: World, hosts: dict[str, Seen]) -> "_Look":
+    def at(cls, world: World, hosts: dict[str, Seen]) -> "Look":
         """With its key: offers are kept with what is made of them, so their ids are theirs."""
         return cls(world, hosts, tuple(id(seen.offer) for seen in hosts.values()))
 
@@ -199,7 +203,7 @@ def _offer(host: str, service: Service | None, virtual: VirtualHost | None, call
     if virtual is None:
         return _NOTHING
     made, keys = _routes(virtual, caller, None)
-    return Offer(hosts=(_Host(name=host, domains=_of_name(host), routes=made, keys=keys, origins=(virtual.origin,)),))
+    return Offer(hosts=(Host(name=host, domains=_of_name(host), routes=made, keys=keys, origins=(virtual.origin,)),))
 
 
 def _outbound(world: World, offers: tuple[Offer, ...]) -> Outbound:
@@ -215,14 +219,14 @@ def _outbound(world: World, offers: tuple[Offer, ...]) -> Outbound:
     )
 
 
-def _service_hosts(service: Service, virtual: VirtualHost | None, caller: SpiffeID) -> Iterator[_Host]:
+def _service_hosts(service: Service, virtual: VirtualHost | None, caller: SpiffeID) -> Iterator[Host]:
     ports = [port for port in service.entry.ports if port.protocol.is_http]
     for port in ports:
         key = ClusterKey(service.host, port.number)
         made, keys = _routes(virtual, caller, port.number) if virtual else ((to_cluster(key),), frozenset({key}))
         names = names_of(service, caller)
         bare = names if port is main_port(ports) else ()
-        yield _Host(
+        yield Host(
             name=f"{service.host}:{port.number}",
             domains=(*bare, *(f"{name}:{port.number}" for name in names)),
             routes=made,
@@ -260,7 +264,7 @@ def _of_name(host: str) -> tuple[str, ...]:
     return (host,) if host.startswith("*") else (host, f"{host}:*")
 
 
-def _configuration(hosts: Iterable[_Host]) -> RouteConfiguration:
+def _configuration(hosts: Iterable[Host]) -> RouteConfiguration:
     """All virtual hosts. A domain belongs to the first that claims it; a host that nobody has is answered at once."""
     made = RouteConfiguration(name=OUTBOUND)
     made.validate_clusters.value = False

@@ -1,6 +1,7 @@
 """A proxy as the router knows it: its identity by its SVID, and what it says of its own place. Pure.
 
-Rules: what a proxy says may narrow what it gets or move its own ports, never widen: it decides nothing about anybody else.
+Rules: what a proxy says may narrow what it gets or move its own ports, never widen: it decides nothing about anybody else. That it is gRPC
+changes the shape of what it gets, not whom it may call; of the other shape there is no name that it asks for.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from sds.xds.resource import InvalidRequest, Node
 from spiffe.id import SpiffeID
 
 ADDRESS, OUTBOUND, APP_PORT = "meshca.address", "meshca.outbound-port", "meshca.app-port."
+_GRPC = "gRPC "
+"""What gRPC's user agents begin with, in all its languages."""
 _MOST_PORT = 65535
 
 
@@ -23,6 +26,8 @@ class Proxy:
     address: str = ""
     outbound_port: int = OUTBOUND_PORT
     app_ports: Mapping[int, int] = field(default_factory=dict)
+    is_grpc: bool = False
+    """Whether it is a program that speaks xDS itself, through gRPC."""
 
     @classmethod
     def read(cls, identity: SpiffeID, node: Node) -> Self:
@@ -34,6 +39,7 @@ class Proxy:
             address=said.get(ADDRESS, ""),
             outbound_port=_port(OUTBOUND, said.get(OUTBOUND, str(OUTBOUND_PORT))),
             app_ports={_port(APP_PORT, port): _port(APP_PORT + port, value) for port, value in ports.items()},
+            is_grpc=node.user_agent.startswith(_GRPC),
         )
 
 

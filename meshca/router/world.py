@@ -3,14 +3,16 @@
 Rules: a cluster and its endpoints are made once for all proxies, and anew only when the service changed.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_components_pb2 import Filter
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 
-from meshca.router import clusters
+from meshca.router import clusters, proxyless_clusters
 from meshca.router.endpoints import Instance
 from meshca.router.objects import MTLSMode, Origin
 from meshca.router.table import ClusterKey, Service, Table
@@ -29,6 +31,8 @@ class Rules:
     http_rbac: Callable[[Instance, bool], tuple[HttpFilter, ...]] = lambda _callee, _plaintext: ()
     """Of a callee, for connections with TLS or (true) without."""
     tcp_rbac: Callable[[Instance, bool], tuple[Filter, ...]] = lambda _callee, _plaintext: ()
+    proxyless_rbac: Callable[[Instance], tuple[HttpFilter, ...]] = lambda _callee: ()
+    """Of a callee that is a gRPC server."""
     mode: Callable[[Instance, int], MTLSMode] = lambda _callee, _port: MTLSMode.STRICT
     basis: object = None
     """What they were made of, if they are the same for as long as this is equal."""
@@ -53,9 +57,21 @@ class Made(NamedTuple):
     assignment: Resource | None
 
 
+class _Shape(Protocol):
+    """What makes clusters: `meshca.router.clusters` for Envoy, `meshca.router.proxyless_clusters` for gRPC."""
+
+    def cluster(
+        self, service: Service, key: ClusterKey, own: TrustDomain, identities: Iterable[SpiffeID]
+    ) -> Cluster: ...
+
+    def load_assignment(self, key: ClusterKey, members: Sequence[Instance]) -> ClusterLoadAssignment: ...
+
+    def has_assignment(self, service: Service) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """All that views are made of. `made` keeps the resources of services, of this world and of the one before it.
+    """All that views are made of. `made` keeps the resources of services, of this world and of the one before it; `proxyless` gRPC's.
 
     `identities` has, for each service, those that its endpoints have, or had in a world before this one. Nobody is told yet of the places
     that are `hidden`, and workloads still listen where the tables say that are `leaving`.
@@ -68,6 +84,7 @@ class World:
     hidden: frozenset[Place] = frozenset()
     leaving: tuple[Table, ...] = ()
     made: dict[ClusterKey, Made] = field(default_factory=dict)
+    proxyless: dict[ClusterKey, Made] = field(default_factory=dict)
     _callees: dict[SpiffeID, list[tuple[Service, Instance]]] = field(init=False, default_factory=dict)
 
     def following(self, before: "World") -> "World":
@@ -84,26 +101,37 @@ class World:
             rules=before.rules if self.rules.basis and self.rules.basis == before.rules.basis else self.rules,
             identities=_same(identities, before.identities),
             made={key: made for key, made in before.made.items() if services.get(key.host) is made.service},
+            proxyless={key: made for key, made in before.proxyless.items() if services.get(key.host) is made.service},
         )
 
     def resources(self, key: ClusterKey) -> tuple[Resource, Resource | None]:
         """The cluster of a key and, if its endpoints come by EDS, its load assignment."""
+        identities = self.identities.get(key.host) or _identities(self.table.services[key.host])
+        return self._kept(self.made, key, identities, clusters)
+
+    def proxyless_resources(self, key: ClusterKey) -> tuple[Resource, Resource | None]:
+        """The same for gRPC, which takes each of these identities at each endpoint: only those of now count, and of who is leaving."""
+        found = (table.services.get(key.host) for table in (self.table, *self.leaving))
+        identities = frozenset[SpiffeID]().union(*(_identities(service) for service in found if service))
+        return self._kept(self.proxyless, key, identities, proxyless_clusters)
+
+    def _kept(
+        self, kept: dict[ClusterKey, Made], key: ClusterKey, identities: frozenset[SpiffeID], shape: _Shape
+    ) -> tuple[Resource, Resource | None]:
         service = self.table.services[key.host]
-        identities = self.identities.get(key.host) or _identities(service)
         hidden = self._hidden_of(service)
-        made = self.made.get(key)
+        made = kept.get(key)
         if made is None or (made.service, made.identities, made.hidden) != (service, identities, hidden):
-            made = self.made[key] = self._make(key, service, identities, hidden)
+            made = kept[key] = self._make(key, identities, hidden, shape)
         return made.cluster, made.assignment
 
-    def _make(
-        self, key: ClusterKey, service: Service, identities: frozenset[SpiffeID], hidden: frozenset[Place]
-    ) -> Made:
+    def _make(self, key: ClusterKey, identities: frozenset[SpiffeID], hidden: frozenset[Place], shape: _Shape) -> Made:
+        service = self.table.services[key.host]
         proof = origins(service)
-        cluster = pack(key.name, clusters.cluster(service, key, self.own, identities), proof)
+        cluster = pack(key.name, shape.cluster(service, key, self.own, identities), proof)
         members = [each for each in service.members(key.subset) if place(each, key.port) not in hidden]
-        has_eds = clusters.has_assignment(service)
-        assignment = pack(key.name, clusters.load_assignment(key, members), proof) if has_eds else None
+        has_eds = shape.has_assignment(service)
+        assignment = pack(key.name, shape.load_assignment(key, members), proof) if has_eds else None
         return Made(service, identities, hidden, cluster, assignment)
 
     def _hidden_of(self, service: Service) -> frozenset[Place]:

@@ -8,7 +8,7 @@ from meshca.router.endpoints import Instance
 from meshca.router.objects import Action, AuthorizationPolicy, Origin, Parsed, PeerAuthentication, Problem
 from meshca.router.parsing import Parser
 from meshca.router.peering import mode
-from meshca.router.policy import applicable, http_filters, network_filters, too_long
+from meshca.router.policy import applicable, http_filters, network_filters, proxyless_filters, too_long
 from meshca.router.scope import may_call
 from meshca.router.state import State
 from meshca.router.world import Rules, World
@@ -45,6 +45,7 @@ def world_of(state: State, own: TrustDomain) -> World:
         may_call=lambda caller, callee: may_call(of(callee), caller, own),
         http_rbac=lambda callee, plaintext: http_filters(of(callee), plaintext=plaintext),
         tcp_rbac=lambda callee, plaintext: network_filters(of(callee), plaintext=plaintext),
+        proxyless_rbac=lambda callee: proxyless_filters(of(callee), own),
         mode=lambda callee, port: mode(peering, callee, port),
         basis=(policies, tuple(peering)),
     )
