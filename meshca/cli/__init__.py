@@ -38,6 +38,7 @@ COMMANDS = (
     ("config", "config", "Check and show the configuration."),
     ("router", "router", "Routes in terms of identities: serve them to proxies, and check them before."),
     ("envoy", "envoy", "Write Envoy configuration that takes its certificates from our socket."),
+    ("grpc", "grpc_bootstrap", "Write gRPC's xDS bootstrap: routes from the router, certificates from files."),
 )
 _PLAIN = "run"
 _MODULES = {name: module for name, module, _ in COMMANDS}
