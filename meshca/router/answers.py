@@ -4,6 +4,7 @@ Rules: it records and tells; what to show is decided by `meshca.router.delivery`
 """
 
 from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -127,6 +128,11 @@ class Ledger:
             holding.forget_unsent()
             if not holding.versions and name not in self.shown:
                 del self.holdings[name]
+
+    def forget(self, names: AbstractSet[str]) -> None:
+        """The client has no use for these any more, and need not say so."""
+        for name in names - self.shown.keys():
+            self.holdings.pop(name, None)
 
     def retain(self, names: Collection[str]) -> None:
         """Nothing that the client has leads to anything but these."""

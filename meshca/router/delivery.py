@@ -57,7 +57,8 @@ class Delivery:
     """One stream. Whatever `shown` returned counts as sent, so give all of it to the session, in its order.
 
     A client that is not `gated` asks for a cluster only when a route refers to it, and makes before it breaks on its own: gRPC. It asks by
-    name, for a part of what there is, so what was never sent to it is not waited for.
+    name, for a part of what there is, so what was never sent to it is not waited for. It accepts a route before it has its clusters, and
+    calls by the old one until then: so an old cluster leaves only with the next target.
     """
 
     deadline: timedelta = DEADLINE
@@ -73,9 +74,13 @@ class Delivery:
     _waiting: _Lacking = field(default_factory=dict)
     _held_back: _Lacking = field(default_factory=dict)
     _objection: str = ""
+    _outlived: frozenset[str] = frozenset()
+    """Old clusters that a client that is not gated has stopped using."""
 
     def set_target(self, target: Target, now: datetime) -> None:
         """Take in what the client is to have from now on."""
+        if not self.gated:
+            self._outlived = self._found_outlived()
         if not self._show_at_once(target):
             self._now = now
         self._target, self._objection = target, ""
@@ -205,9 +210,11 @@ class Delivery:
         """Show the clusters and endpoints of the target, and those that may still be in use."""
         clusters, endpoints = self._ledgers[CLUSTERS], self._ledgers[ENDPOINTS]
         chosen, leftover = self._wanted(clusters), self._leftover(clusters)
-        used = self._in_use() if self._may_narrow() else None
-        chosen |= {name: old for name, old in leftover.items() if used is None or name in used}
+        leaving = self._leaving(leftover.keys())
+        chosen |= {name: old for name, old in leftover.items() if name not in leaving}
         clusters.show(chosen, {})
+        if not self.gated:  # it may have dropped them long ago, and then never says so
+            clusters.forget(self._outlived)
         served = self._wanted(endpoints) | self._leftover(endpoints)
         for name in [name for name in served if self._must_wait(name)]:
             self._waiting[ENDPOINTS, name] = (name,)
@@ -306,6 +313,23 @@ class Delivery:
         used = (routes.holdings.get(name, Holding()) for name in self._target.routes)
         return new and settled and all(each.good and each.settled for each in used if self._matters(each))
 
+    def _leaving(self, old: AbstractSet[str]) -> AbstractSet[str]:
+        """Which old clusters may go."""
+        if not self.gated:
+            return self._outlived
+        used = self._in_use() if self._may_narrow() else None
+        return set() if used is None else old - used
+
+    def _found_outlived(self) -> frozenset[str]:
+        """The old clusters, if the client has accepted all that its routes lead to, as far as it asked for that."""
+        clusters = self._ledgers[CLUSTERS]
+        taken = (name for each in _USERS for name, holding in self._ledgers[each].holdings.items() if holding.sent)
+        needed = {cluster for name in taken for cluster in self._target.needs.get(name, ())}
+        asked = [name for name in needed if name in clusters.holdings and clusters.holdings[name].sent]
+        if not (self._may_narrow() and all(self._has_cluster(name, frozenset()) for name in asked)):
+            return frozenset()
+        return frozenset(clusters.shown.keys() - self._target.clusters.keys())
+
     def _may_narrow(self) -> bool:
         settled = not self._waiting and next(self._unsettled(), None) is None
         return self._ledgers[LISTENERS].is_known and (settled or self._late)
@@ -326,8 +350,7 @@ class Delivery:
             return Phase.WIDEN
         if next(self._unsettled(), None) is not None:
             return Phase.SWITCH
-        clusters = self._ledgers[CLUSTERS].holdings.values()
-        leaving = any(holding.is_leaving for holding in filter(self._matters, clusters))
+        leaving = any(holding.is_leaving for holding in self._ledgers[CLUSTERS].holdings.values())
         return Phase.NARROW if leaving else Phase.STEADY
 
     def _enter(self, phase: Phase, now: datetime) -> None:

@@ -28,7 +28,7 @@ from meshca.router.clusters import ADS, address
 from meshca.router.endpoints import Instance
 from meshca.router.outbound import Host, Offer, Outbounds
 from meshca.router.proxy import Proxy
-from meshca.router.proxyless_routes import routes
+from meshca.router.proxyless_routes import destinations, routes
 from meshca.router.routes import FAULT_FILTER
 from meshca.router.table import ClusterKey
 from meshca.router.view import View
@@ -113,10 +113,10 @@ def _callees(world: World, offers: tuple[Offer, ...], outside: frozenset[str]) -
 
 
 def _needs(users: Iterable[tuple[str, Host]]) -> Mapping[str, frozenset[str]]:
-    """A listener and a route configuration may share a name."""
+    """What will be asked for. A listener and a route configuration may share a name."""
     needs: dict[str, frozenset[str]] = {}
     for name, host in users:
-        needs[name] = needs.get(name, frozenset()) | {key.name for key in host.keys}
+        needs[name] = needs.get(name, frozenset()) | destinations(host.routes)
     return needs
 
 

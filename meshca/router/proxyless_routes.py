@@ -23,6 +23,13 @@ def routes(of_proxy: Iterable[Route]) -> list[Route]:
     return [_adapted(route) for route in of_proxy if _is_possible(route.match)]
 
 
+def destinations(of_proxy: Iterable[Route]) -> frozenset[str]:
+    """The clusters that calls may be sent to."""
+    actions = [route.route for route in of_proxy if _is_possible(route.match)]
+    shares = (share.name for action in actions for share in action.weighted_clusters.clusters)
+    return frozenset((*shares, *(action.cluster for action in actions if action.cluster)))
+
+
 def _is_possible(match: RouteMatch) -> bool:
     pseudo = [each for each in match.headers if each.name.startswith(":")]
     return not match.query_parameters and all(map(_is_true, pseudo))

@@ -10,7 +10,7 @@ from meshca.router.delivery import DEADLINE, Delivery
 from meshca.router.target import Phase, Target
 from sds.xds.delta import DeltaRequest
 from sds.xds.resource import Resource
-from sds.xds.session import Acked, Removed, Request, Sent
+from sds.xds.session import Acked, Request, Sent
 from tests.support.clock import FakeClock
 from tests.support.envoy_model import CDS, EDS, LDS, RDS, Envoy, Stream, made
 
@@ -591,16 +591,23 @@ def clusters_of(delivery: Delivery) -> set[str]:
     return next(set(each.resources) for each in delivery.shown() if each.type_url == CDS)
 
 
-def test_a_client_that_asks_by_name_keeps_a_cluster_until_it_has_taken_the_route_that_leads_elsewhere():
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_client_that_asks_by_name_keeps_an_old_cluster_until_it_has_what_its_route_leads_to_and_there_is_news(
+    arrived: bool,
+):
     clock, delivery = FakeClock(), Delivery(gated=False)
     delivery.set_target(target("a", to="a"), clock.now())
     taken(delivery, clock, (LDS, "http"), (RDS, "http"), (CDS, "a"), (EDS, "a"))
     delivery.set_target(target("b", to="b", route=2), clock.now())
     assert (clusters_of(delivery), delivery.standing().phase) == ({"a", "b"}, Phase.SWITCH)
+    taken(delivery, clock, (RDS, "http"), (CDS, "b"), *([(EDS, "b")] if arrived else []))
+    assert (clusters_of(delivery), delivery.standing().phase) == ({"a", "b"}, Phase.STEADY)
+    delivery.set_target(target("b", to="b", route=3), clock.now())
+    assert clusters_of(delivery) == ({"b"} if arrived else {"a", "b"})
     taken(delivery, clock, (RDS, "http"))
-    assert (clusters_of(delivery), delivery.standing().phase) == ({"b"}, Phase.NARROW)
-    delivery.on_event(Removed(type_url=CDS, name="a"), clock.now())
     assert delivery.standing().phase is Phase.STEADY
+    delivery.set_target(target("a", to="a", route=4), clock.now())
+    assert "a" in clusters_of(delivery)
 
 
 def test_what_a_client_that_asks_by_name_never_asked_for_is_not_waited_for_and_is_always_the_newest():
