@@ -24,9 +24,12 @@ import json, sys, threading
 from collections import Counter
 import grpc
 
-target, *secure = sys.argv[1:]
-credentials = grpc.xds_channel_credentials() if secure else None
-channel = grpc.secure_channel(target, credentials) if secure else grpc.insecure_channel(target)
+target, kind, authority = sys.argv[1:]
+options = [("grpc.default_authority", authority)] if authority else []
+if kind == "xds":
+    channel = grpc.secure_channel(target, grpc.xds_channel_credentials(), options)
+else:
+    channel = grpc.insecure_channel(target, options)
 lasting = threading.Event()
 counts, lock = Counter(), threading.Lock()
 
@@ -152,27 +155,39 @@ async def bootstrap(directory: Path, certs: Path, router_port: int, *arguments: 
 
 
 @asynccontextmanager
-async def caller(bootstrapped: Path | None, target: str) -> AsyncIterator[Caller]:
+async def caller(bootstrapped: Path | None, target: str, authority: str = "") -> AsyncIterator[Caller]:
     """A client of this target: with xDS credentials, or in plaintext if there is no bootstrap."""
-    arguments = [target, "secure"] if bootstrapped else [target]
-    async with _running(python(CLIENT, *arguments), bootstrapped) as process:
+    kind = "xds" if bootstrapped else "plain"
+    async with _running(python(CLIENT, target, kind, authority), bootstrapped) as process:
         yield Caller(process=process)
 
 
 @asynccontextmanager
 async def serving(
-    bootstrapped: Path | None, port: int, answer: str, *failures: int, certs: Path | None = None
+    bootstrapped: Path | None, port: int, answer: str, *failures: int, certs: Path | None = None, wait: bool = True
 ) -> AsyncIterator[None]:
     """A server with that answer: with xDS credentials, without a bootstrap in plaintext, or mutual TLS of its own with these files.
 
-    Its calls of the numbers in `failures` end with UNAVAILABLE: not for xDS, since that ends the process from grpcio 1.84 on.
+    With `wait` it listens when the body starts, for which one with xDS credentials must be in the configuration. Its calls of the numbers
+    in `failures` end with UNAVAILABLE: not for xDS, since that ends the process from grpcio 1.84 on.
     """
     kind = "xds" if bootstrapped else "tls" if certs else "plain"
     command = python(SERVER, f"127.0.0.1:{port}", answer, kind, certs or "", *failures)
     async with _running(command, bootstrapped) as process:
         assert process.stdout is not None
         assert await process.stdout.readline() == b"serving\n"
+        if wait:
+            await until(lambda: _is_open(port))
         yield
+
+
+async def _is_open(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 @asynccontextmanager

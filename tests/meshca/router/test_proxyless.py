@@ -141,6 +141,15 @@ def test_what_did_not_change_is_made_once():
     assert Proxyless(Outbounds()).view(after, Proxy.read(FRONTEND, GRPC)).clusters["outbound|80||api"] is first
 
 
+@pytest.mark.parametrize(("written", "limit"), [(None, 1024), (7, 7)])
+def test_requests_under_way_are_limited(written: int | None, limit: int):
+    limited = destination_rule("api", policy=TrafficPolicy(max_requests=written))
+    (thresholds,) = read(
+        seen(service("api", V1), limited).clusters["outbound|80||api"], Cluster
+    ).circuit_breakers.thresholds
+    assert thresholds.max_requests.value == limit
+
+
 def test_nothing_that_a_destination_rule_says_makes_it_go_without_mutual_tls():
     plain = destination_rule("api", policy=TrafficPolicy(tls=ClientTLS(mode=TLSMode.DISABLE)))
     assert names_expected(seen(service("api", V1), plain).clusters["outbound|80||api"]) == [str(API)]
