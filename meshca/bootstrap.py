@@ -28,11 +28,17 @@ STATISTICS = (
     "cluster.meshca",
     "cluster_manager",
     "control_plane",
+    "filesystem.",
     "http.",
     "listener",
+    "meshca.",
     "server.",
+    "tcp.",
+    "tracing.",
 )
 """Prefixes of the statistics that are kept: what dashboards show. Each name costs memory in each proxy."""
+EXPECTED_IDENTITY = r"^cluster\..+?\.((spiffe://.+)\.)total_match_count$"
+"""Makes a label of the identity in the name of a metric: an identity for each name would be a metric for each workload."""
 CLIENT_HEADER = "x-client-spiffe-id"
 SERVER_HEADER = "x-server-spiffe-id"
 
@@ -68,6 +74,7 @@ def _from_router(router: RouterLink) -> Json:
         **({"meshca.address": router.address} if router.address else {}),
         "meshca.outbound-port": str(router.outbound_port),
         **{f"meshca.app-port.{port}": str(app_port) for port, app_port in router.app_ports.items()},
+        **({"meshca.access-log": router.access_log} if router.access_log else {}),
     }
     ads = {"ads": {}, "resource_api_version": "V3"}
     return {
@@ -88,7 +95,10 @@ def _from_router(router: RouterLink) -> Json:
                 {"name": "meshca", "static_layer": {"re2": {"max_program_size": {"error_level": RE2_INSTRUCTIONS}}}}
             ]
         },
-        "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": [{"prefix": each} for each in STATISTICS]}}},
+        "stats_config": {
+            "stats_matcher": {"inclusion_list": {"patterns": [{"prefix": each} for each in STATISTICS]}},
+            "stats_tags": [{"tag_name": "expected_spiffe_id", "regex": EXPECTED_IDENTITY}],
+        },
     }
 
 

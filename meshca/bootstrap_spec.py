@@ -88,7 +88,8 @@ class RouterLink:
     """The routing server that listeners, routes and clusters come from, and what this proxy says there of its own place.
 
     `identity` is the only one that the router may show. `address` says which of its workload's endpoints this is (empty: all);
-    `outbound_port` is where the application's calls go in; `app_ports` maps the ports of endpoints to those of the application.
+    `outbound_port` is where the application's calls go in; `app_ports` maps the ports of endpoints to those of the application;
+    `access_log` is the file that an access log goes to if Telemetry asks for one (empty: standard output).
     """
 
     host: str
@@ -97,6 +98,7 @@ class RouterLink:
     address: str = ""
     outbound_port: int = 15001
     app_ports: Mapping[int, int] = field(default_factory=dict)
+    access_log: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a router that could be anybody, and ports that are none."""

@@ -69,6 +69,12 @@ def bootstrap(
     ] = "",
     outbound_port: Annotated[int, typer.Option(help="With --router: where the application's calls go in.")] = 15001,
     app: Apps = None,
+    access_log: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH", help="With --router: the file for the access log; else standard output.", show_default=False
+        ),
+    ] = "",
     sds_socket: WorkloadSocket = "",
     svid: SVIDName = "default",
     validation: BundleName = "ROOTCA",
@@ -89,7 +95,16 @@ def bootstrap(
         sds_socket=workload_endpoint(sds_socket).target.removeprefix("unix:"),
         inbound=tuple(_inbound(text, peers, svid, validation) for text in inbound or []),
         outbound=tuple(_outbound(text, svid, validation) for text in outbound or []),
-        router=_router(router, trust_domain, address, outbound_port, app or []) if router else None,
+        router=_router(
+            router,
+            trust_domain=trust_domain,
+            address=address,
+            outbound_port=outbound_port,
+            apps=app or [],
+            access_log=access_log,
+        )
+        if router
+        else None,
         admin_port=admin_port,
         delta=delta,
     )
@@ -99,7 +114,9 @@ def bootstrap(
     typer.echo(json.dumps(document, indent=2) if output is Format.JSON else as_yaml(document), nl=output is Format.JSON)
 
 
-def _router(text: str, trust_domain: str, address: str, outbound_port: int, apps: list[str]) -> RouterLink:
+def _router(
+    text: str, *, trust_domain: str, address: str, outbound_port: int, apps: list[str], access_log: str
+) -> RouterLink:
     host, _, port = text.rpartition(":")
     pairs = [(each.partition("="), each) for each in apps]
     return RouterLink(
@@ -109,6 +126,7 @@ def _router(text: str, trust_domain: str, address: str, outbound_port: int, apps
         address=address,
         outbound_port=outbound_port,
         app_ports={_port(outer, each): _port(inner, each) for (outer, _, inner), each in pairs},
+        access_log=access_log,
     )
 
 

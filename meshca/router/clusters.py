@@ -61,7 +61,7 @@ def cluster(service: Service, key: ClusterKey, own: TrustDomain, identities: Ite
     `identities` are those that its endpoints may be expected to have.
     """
     policy, port = service.policy(key.port, key.subset), _port(service, key)
-    made = Cluster(name=key.name, lb_policy=_BALANCERS[policy.load_balancer])
+    made = Cluster(name=key.name, alt_stat_name=key.stat_name, lb_policy=_BALANCERS[policy.load_balancer])
     made.connect_timeout.CopyFrom(_duration(policy.connect_timeout, CONNECT_SECONDS))
     made.circuit_breakers.CopyFrom(_breakers(policy))
     made.common_lb_config.healthy_panic_threshold.value = (

@@ -28,6 +28,7 @@ from google.protobuf.message import Message
 from meshca.router import tls
 from meshca.router.clusters import ADS, address
 from meshca.router.objects import MTLSMode, Protocol
+from meshca.router.reporting import Reports
 from meshca.router.routes import FAULT_FILTER
 from meshca.router.table import ClusterKey
 from spiffe.id import TrustDomain
@@ -37,6 +38,7 @@ OUTBOUND = "outbound"
 OUTBOUND_PORT = 15001
 LOOPBACK = "127.0.0.1"
 
+_SILENT = Reports()
 _HTTP = "envoy.filters.network.http_connection_manager"
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -58,9 +60,9 @@ class Inbound:
         return f"inbound|{self.port}||"
 
 
-def outbound(port: int = OUTBOUND_PORT) -> Listener:
+def outbound(port: int = OUTBOUND_PORT, reports: Reports = _SILENT) -> Listener:
     """The HTTP listener for an application's calls. Its routes come by RDS."""
-    manager = _manager(OUTBOUND, [_http_filter(FAULT_FILTER, HTTPFault())])
+    manager = _manager(OUTBOUND, [_http_filter(FAULT_FILTER, HTTPFault())], reports)
     manager.rds.route_config_name = OUTBOUND
     manager.rds.config_source.CopyFrom(ADS)
     made = Listener(name=OUTBOUND, address=address(LOOPBACK, port), filter_chains=[_chain(_HTTP, manager)])
@@ -68,9 +70,9 @@ def outbound(port: int = OUTBOUND_PORT) -> Listener:
     return made
 
 
-def outbound_tcp(key: ClusterKey, host: str, port: int) -> Listener:
+def outbound_tcp(key: ClusterKey, host: str, port: int, reports: Reports = _SILENT) -> Listener:
     """A listener for one TCP service, on the port of the service."""
-    proxy = TcpProxy(stat_prefix=key.name, cluster=key.name)
+    proxy = TcpProxy(stat_prefix=key.stat_name, cluster=key.name, access_log=reports.tcp)
     chain = _chain("envoy.filters.network.tcp_proxy", proxy)
     made = Listener(name=f"{host}_{port}", address=address(host, port), filter_chains=[chain])
     made.traffic_direction = 2
@@ -85,18 +87,20 @@ class Guards:
     tcp: tuple[Filter, ...] = ()
 
 
-def inbound(spec: Inbound, own: TrustDomain, secured: Guards, plaintext: Guards) -> Listener:
+def inbound(
+    spec: Inbound, own: TrustDomain, secured: Guards, plaintext: Guards, reports: Reports = _SILENT
+) -> Listener:
     """The listener for calls to an application. PERMISSIVE takes TLS and plaintext on the same port; a plaintext caller is nobody."""
     alpn = ("h2", "http/1.1") if spec.protocol.is_http else ()
     made = Listener(name=f"{spec.name}{spec.address}", address=address(spec.address, spec.port))
     made.traffic_direction = 1  # INBOUND
     if spec.mode is not MTLSMode.DISABLE:
-        chain = made.filter_chains.add(filters=_inbound_filters(spec, secured))
+        chain = made.filter_chains.add(filters=_inbound_filters(spec, secured, reports))
         chain.transport_socket.CopyFrom(tls.from_anybody(own, alpn))
         if spec.mode is MTLSMode.PERMISSIVE:
             chain.filter_chain_match.transport_protocol = "tls"
     if spec.mode is not MTLSMode.STRICT:
-        plain = made.filter_chains.add(filters=_inbound_filters(spec, plaintext))
+        plain = made.filter_chains.add(filters=_inbound_filters(spec, plaintext, reports))
         plain.filter_chain_match.transport_protocol = "raw_buffer" if spec.mode is MTLSMode.PERMISSIVE else ""
     if spec.mode is MTLSMode.PERMISSIVE:
         inspector = made.listener_filters.add(name="envoy.filters.listener.tls_inspector")
@@ -119,11 +123,11 @@ def inbound_cluster(spec: Inbound) -> Cluster:
     return made
 
 
-def _inbound_filters(spec: Inbound, guards: Guards) -> list[Filter]:
+def _inbound_filters(spec: Inbound, guards: Guards, reports: Reports) -> list[Filter]:
     if not spec.protocol.is_http:
-        proxy = TcpProxy(stat_prefix=spec.name, cluster=spec.name)
+        proxy = TcpProxy(stat_prefix=spec.name, cluster=spec.name, access_log=reports.tcp)
         return [*guards.tcp, _filter("envoy.filters.network.tcp_proxy", proxy)]
-    manager = _manager(spec.name, guards.http)
+    manager = _manager(spec.name, guards.http, reports)
     # What RBAC judges must be what the application gets.
     manager.merge_slashes = True
     manager.path_with_escaped_slashes_action = HttpConnectionManager.UNESCAPE_AND_REDIRECT
@@ -141,9 +145,12 @@ def _everything_to(cluster: str) -> RouteConfiguration:
     return RouteConfiguration(name=cluster, virtual_hosts=[VirtualHost(name=cluster, domains=["*"], routes=[route])])
 
 
-def _manager(prefix: str, filters: Iterable[HttpFilter]) -> HttpConnectionManager:
+def _manager(prefix: str, filters: Iterable[HttpFilter], reports: Reports) -> HttpConnectionManager:
     made = HttpConnectionManager(
-        stat_prefix=prefix, http_filters=[*filters, _http_filter("envoy.filters.http.router", Router())]
+        stat_prefix=prefix,
+        http_filters=[*filters, _http_filter("envoy.filters.http.router", Router())],
+        access_log=reports.http,
+        tracing=reports.tracing,
     )
     made.normalize_path.value = True
     made.stream_idle_timeout.FromSeconds(0)

@@ -475,14 +475,22 @@ class AuthorizationPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Telemetry:
-    """What workloads with the labels tell. None means not written. `sampling` is in millionths; `tags` are (name, literal)."""
+    """What workloads with the labels tell of their requests. None and empty mean not written, which leaves it to the more general one.
+
+    `sampling` is in millionths; `tags` are (name, value in Envoy's format); `collector` is the host of a service as written, empty or with
+    the port. The log is kept by the client's proxy, the server's, or both; `metrics` are those that name the peer.
+    """
 
     origin: Origin
     selector: Mapping[str, str] = field(default_factory=dict)
+    collector: str = ""
+    collector_port: int | None = None
     sampling: int | None = None
     tags: tuple[tuple[str, str], ...] = ()
     tracing: bool | None = None
-    access_log: bool | None = None
+    client_log: bool | None = None
+    server_log: bool | None = None
+    metrics: bool | None = None
 
 
 Object = (

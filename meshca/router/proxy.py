@@ -15,12 +15,16 @@ from spiffe.id import SpiffeID
 ADDRESS, OUTBOUND, APP_PORT = "meshca.address", "meshca.outbound-port", "meshca.app-port."
 _GRPC = "gRPC "
 """What gRPC's user agents begin with, in all its languages."""
+ACCESS_LOG = "meshca.access-log"
 _MOST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxy:
-    """One proxy. `address` says which of its identity's endpoints it is (empty: all), `app_ports` maps their ports to the application's."""
+    """One proxy. `address` says which of its identity's endpoints it is (empty: all), `app_ports` maps their ports to the application's.
+
+    `log_path` is the file of its own that an access log goes to (empty: standard output).
+    """
 
     identity: SpiffeID
     address: str = ""
@@ -28,6 +32,7 @@ class Proxy:
     app_ports: Mapping[int, int] = field(default_factory=dict)
     is_grpc: bool = False
     """Whether it is a program that speaks xDS itself, through gRPC."""
+    log_path: str = ""
 
     @classmethod
     def read(cls, identity: SpiffeID, node: Node) -> Self:
@@ -40,6 +45,7 @@ class Proxy:
             outbound_port=_port(OUTBOUND, said.get(OUTBOUND, str(OUTBOUND_PORT))),
             app_ports={_port(APP_PORT, port): _port(APP_PORT + port, value) for port, value in ports.items()},
             is_grpc=node.user_agent.startswith(_GRPC),
+            log_path=said.get(ACCESS_LOG, ""),
         )
 
 

@@ -43,7 +43,7 @@ def following(before: State, parsed: Parsed, domain: str = DEFAULT_DOMAIN) -> St
         good={label: each for label, each in good.items() if label not in unresolved},
         table=table,
         problems=(*parsed.problems, *problems),
-        warnings=parsed.warnings,
+        warnings=(*parsed.warnings, *table.warnings),
     )
 
 

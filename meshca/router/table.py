@@ -21,9 +21,11 @@ from meshca.router.objects import (
     Object,
     Origin,
     Problem,
+    Protocol,
     ServiceEntry,
     ServicePort,
     Subset,
+    Telemetry,
     TrafficPolicy,
     VirtualService,
     WeightedDestination,
@@ -45,6 +47,11 @@ class ClusterKey(NamedTuple):
     def name(self) -> str:
         """As Istio names clusters, and dashboards expect."""
         return f"outbound|{self.port}|{self.subset}|{self.host}"
+
+    @property
+    def stat_name(self) -> str:
+        """The name without dots, at the first of which Envoy would end the label of its metrics. No host has an underscore."""
+        return self.name.replace(".", "_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +102,22 @@ class VirtualHost:
     routes: tuple[Route, ...]
 
 
+class Reporting(NamedTuple):
+    """A Telemetry, and the cluster that its spans go to if it says where."""
+
+    written: Telemetry
+    collector: ClusterKey | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """What the objects mean together. `hosts` has the virtual hosts by name: services without rules of their own are not in it."""
 
     services: Mapping[str, Service] = field(default_factory=dict)
     hosts: Mapping[str, VirtualHost] = field(default_factory=dict)
+    reporting: tuple[Reporting, ...] = ()
     problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
 
 
 def overlaid(layers: Iterable[TrafficPolicy]) -> TrafficPolicy:
@@ -137,7 +153,14 @@ class _Builder:
         hosts: dict[str, VirtualHost] = {}
         for service in self._of(VirtualService):
             self._add_hosts(service, hosts)
-        return Table(services=self._services, hosts=hosts, problems=tuple(self._problems))
+        reporting = tuple(self._reporting())
+        return Table(
+            services=self._services,
+            hosts=hosts,
+            reporting=reporting,
+            problems=tuple(self._problems),
+            warnings=tuple(_aimless(reporting)),
+        )
 
     def _of(self, kind: type[_Value]) -> list[_Value]:
         return [each for each in self._objects if isinstance(each, kind)]
@@ -212,13 +235,30 @@ class _Builder:
             except LookupError as error:
                 self._report(origin, f"{each.where}.destination", str(error.args[0]), each.line)
 
-    def _resolve(self, destination: Destination, namespace: str) -> ClusterKey:
-        """Raises LookupError with what is not there."""
+    def _reporting(self) -> Iterator[Reporting]:
+        for each in self._of(Telemetry):
+            try:
+                yield Reporting(each, self._collector(each) if each.collector else None)
+            except LookupError as error:
+                self._report(each.origin, "spec.tracing[0].providers[0].name", str(error.args[0]))
+
+    def _collector(self, telemetry: Telemetry) -> ClusterKey:
+        """Raises LookupError when there is no such service, or it is none for spans."""
+        destination = Destination(host=telemetry.collector, port=telemetry.collector_port)
+        key = self._resolve(destination, telemetry.origin.namespace, f"by {telemetry.collector}:PORT")
+        port = self._services[key.host].port(key.port)
+        if port is None or port.protocol not in {Protocol.GRPC, Protocol.HTTP2}:
+            spoken = port.protocol if port else "nothing"
+            raise LookupError(f"spans go by OTLP over gRPC, but port {key.port} of {key.host} speaks {spoken}")
+        return key
+
+    def _resolve(self, destination: Destination, namespace: str, way: str = "in destination.port.number") -> ClusterKey:
+        """Raises LookupError with what is not there; `way` is how to say which port is meant."""
         host = self._host(destination.host, namespace)
         service = self._services.get(host)
         if service is None:
             raise LookupError(f"there is no service {host}")
-        key = ClusterKey(host, _port_of(service, destination.port), destination.subset)
+        key = ClusterKey(host, _port_of(service, destination.port, way), destination.subset)
         if destination.subset:
             self._services[host] = _with_subset(service, destination.subset)
         return key
@@ -230,12 +270,23 @@ class _Builder:
         return f"{written}.{namespace}.svc.{self._domain}"
 
 
-def _port_of(service: Service, port: int | None) -> int:
-    """Raises LookupError."""
+def _aimless(reporting: Sequence[Reporting]) -> Iterator[Problem]:
+    """What is said of spans where nobody says where they go: Istio's users are used to a default."""
+    if not any(each.collector for each in reporting):
+        for each, _ in reporting:
+            if each.sampling or each.tags:
+                origin, text = each.origin, "there are no spans: no Telemetry names a service as provider for them"
+                yield Problem(
+                    file=origin.file, line=origin.line, label=origin.label, field="spec.tracing[0].providers", text=text
+                )
+
+
+def _port_of(service: Service, port: int | None, way: str) -> int:
+    """`way` is how to say it. Raises LookupError."""
     if port is None:
         if len(service.entry.ports) > 1:
             numbers = ", ".join(str(each.number) for each in service.entry.ports)
-            raise LookupError(f"{service.host} has ports {numbers}: say which in destination.port.number")
+            raise LookupError(f"{service.host} has ports {numbers}: say which {way}")
         return service.entry.ports[0].number
     if service.port(port) is None:
         raise LookupError(_no_port(service, port))

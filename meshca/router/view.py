@@ -4,15 +4,18 @@ Rules: each resource carries the objects that it came from, so that a NACK can b
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshca.router import listeners
 from meshca.router.endpoints import Instance
+from meshca.router.homes import home
 from meshca.router.listeners import LOOPBACK, OUTBOUND, Guards, Inbound
 from meshca.router.objects import ServicePort
 from meshca.router.outbound import Outbounds
 from meshca.router.proxy import Proxy
-from meshca.router.world import World
+from meshca.router.reporting import of_client, of_server
+from meshca.router.telemetry import Telling
+from meshca.router.world import World, visible
 from sds.xds.resource import Resource
 from sds.xds.wire import pack
 
@@ -36,20 +39,27 @@ def view(world: World, proxy: Proxy, outbounds: Outbounds | None = None) -> View
     tcp = {f"{LOOPBACK}_{key.port}": key for key in reversed(out.tcp) if key.port != proxy.outbound_port}
     ways_in = tuple(_inbound(world, proxy))
     apps = {spec.name: pack(spec.name, listeners.inbound_cluster(spec)) for spec, _ in ways_in}
-    inbound = [_inbound_listener(world, spec, instance) for spec, instance in ways_in]
+    tells = _heard(world, proxy, world.rules.tells(home(world, proxy)))
+    answers = [_heard(world, proxy, world.rules.tells(instance)) for _, instance in ways_in]
+    collectors = {each.collector.name: world.resources(each.collector) for each in (tells, *answers) if each.collector}
+    reports = of_client(tells, proxy.identity, proxy.log_path)
+    inbound = [
+        (_inbound_listener(world, proxy, spec, instance, answer), frozenset({spec.name}) | answer.needs)
+        for (spec, instance), answer in zip(ways_in, answers, strict=True)
+    ]
     return View(
-        clusters=out.clusters | apps,
-        endpoints=out.endpoints,
+        clusters=out.clusters | apps | {name: cluster for name, (cluster, _) in collectors.items()},
+        endpoints=out.endpoints | {name: assignment for name, (_, assignment) in collectors.items() if assignment},
         listeners={
-            OUTBOUND: pack(OUTBOUND, listeners.outbound(proxy.outbound_port)),
-            **{name: pack(name, listeners.outbound_tcp(key, LOOPBACK, key.port)) for name, key in tcp.items()},
-            **{resource.name: resource for resource in inbound},
+            OUTBOUND: pack(OUTBOUND, listeners.outbound(proxy.outbound_port, reports), tells.origins),
+            **{name: pack(name, listeners.outbound_tcp(key, LOOPBACK, key.port, reports)) for name, key in tcp.items()},
+            **{resource.name: resource for resource, _ in inbound},
         },
         routes={OUTBOUND: out.config},
         needs={
-            OUTBOUND: out.needs,
+            OUTBOUND: out.needs | tells.needs,
             **{name: frozenset({key.name}) for name, key in tcp.items()},
-            **{resource.name: frozenset({spec.name}) for resource, (spec, _) in zip(inbound, ways_in, strict=True)},
+            **{resource.name: needed for resource, needed in inbound},
         },
     )
 
@@ -84,10 +94,22 @@ def _way_in(world: World, proxy: Proxy, instance: Instance, port: ServicePort) -
     )
 
 
-def _inbound_listener(world: World, spec: Inbound, instance: Instance) -> Resource:
+def _heard(world: World, proxy: Proxy, told: Telling) -> Telling:
+    """What of it there is somebody for: spans go where this identity may call, and a collector sends none of its own."""
+    if told.collector is None:
+        return told
+    service = world.table.services[told.collector.host]
+    is_collector = any(each.identity == proxy.identity for each in service.endpoints)
+    if visible(world, service, proxy.identity) and not is_collector:
+        return told
+    return replace(told, collector=None)
+
+
+def _inbound_listener(world: World, proxy: Proxy, spec: Inbound, instance: Instance, answers: Telling) -> Resource:
     def guards(plaintext: bool) -> Guards:  # noqa: FBT001 - the two kinds of chain
         rules = world.rules
         return Guards(http=rules.http_rbac(instance, plaintext), tcp=rules.tcp_rbac(instance, plaintext))
 
-    listener = listeners.inbound(spec, world.own, guards(False), guards(True))
-    return pack(listener.name, listener)
+    reports = of_server(answers, proxy.identity, proxy.log_path)
+    listener = listeners.inbound(spec, world.own, guards(False), guards(True), reports)
+    return pack(listener.name, listener, answers.origins)

@@ -4,7 +4,7 @@ Rules: a cluster and its endpoints are made once for all proxies, and anew only 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, TypeVar
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -16,11 +16,13 @@ from meshca.router import clusters, proxyless_clusters
 from meshca.router.endpoints import Instance
 from meshca.router.objects import MTLSMode, Origin
 from meshca.router.table import ClusterKey, Service, Table
+from meshca.router.telemetry import Telling
 from sds.xds.resource import Resource
 from sds.xds.wire import pack
 from spiffe.id import SpiffeID, TrustDomain
 
 _Value = TypeVar("_Value")
+_SILENT = Telling()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,9 @@ class Rules:
     proxyless_rbac: Callable[[Instance], tuple[HttpFilter, ...]] = lambda _callee: ()
     """Of a callee that is a gRPC server."""
     mode: Callable[[Instance, int], MTLSMode] = lambda _callee, _port: MTLSMode.STRICT
+    tells: Callable[[Instance], Telling] = lambda _workload: _SILENT
+    loose: tuple[Instance, ...] = ()
+    """Workloads that are in no service."""
     basis: object = None
     """What they were made of, if they are the same for as long as this is equal."""
 
@@ -95,9 +100,7 @@ class World:
         }
         return World(
             own=self.own,
-            table=Table(
-                services=services, hosts=_same(self.table.hosts, before.table.hosts), problems=self.table.problems
-            ),
+            table=replace(self.table, services=services, hosts=_same(self.table.hosts, before.table.hosts)),
             rules=before.rules if self.rules.basis and self.rules.basis == before.rules.basis else self.rules,
             identities=_same(identities, before.identities),
             made={key: made for key, made in before.made.items() if services.get(key.host) is made.service},

@@ -5,12 +5,14 @@ Rules: a policy that is broken and was never good closes its namespace: nobody k
 
 from meshca.router.directory import Files
 from meshca.router.endpoints import Instance
+from meshca.router.homes import loose
 from meshca.router.objects import Action, AuthorizationPolicy, Origin, Parsed, PeerAuthentication, Problem
 from meshca.router.parsing import Parser
 from meshca.router.peering import mode
 from meshca.router.policy import applicable, http_filters, network_filters, proxyless_filters, too_long
 from meshca.router.scope import may_call
 from meshca.router.state import State
+from meshca.router.telemetry import telling
 from meshca.router.world import Rules, World
 from spiffe.id import TrustDomain
 
@@ -37,6 +39,7 @@ def world_of(state: State, own: TrustDomain) -> World:
     """The world of a state: its table, and its policies as questions that a view asks."""
     policies = policies_of(state)
     peering = [each for each in state.good.values() if isinstance(each, PeerAuthentication)]
+    reporting, outside = state.table.reporting, tuple(loose(state.table, state.good.values()))
 
     def of(callee: Instance) -> tuple[AuthorizationPolicy, ...]:
         return applicable(policies, callee.namespace, callee.labels)
@@ -47,7 +50,9 @@ def world_of(state: State, own: TrustDomain) -> World:
         tcp_rbac=lambda callee, plaintext: network_filters(of(callee), plaintext=plaintext),
         proxyless_rbac=lambda callee: proxyless_filters(of(callee), own),
         mode=lambda callee, port: mode(peering, callee, port),
-        basis=(policies, tuple(peering)),
+        tells=lambda workload: telling(reporting, workload.namespace, workload.labels),
+        loose=outside,
+        basis=(policies, tuple(peering), reporting, outside),
     )
     return World(own=own, table=state.table, rules=rules)
 

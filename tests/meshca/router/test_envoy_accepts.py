@@ -41,7 +41,8 @@ from meshca.router.objects import (
     TrafficPolicy,
 )
 from meshca.router.proxy import Proxy
-from meshca.router.table import build
+from meshca.router.table import ClusterKey, build
+from meshca.router.telemetry import Telling
 from meshca.router.view import View, view
 from meshca.router.world import Rules, World
 from tests.support.routing import (
@@ -104,6 +105,14 @@ MATCHES = (
     ),
 )
 HALF = 500_000
+TELLING = Telling(
+    client_log=True,
+    server_log=True,
+    metrics=True,
+    collector=ClusterKey("otel", 4317),
+    sampling=1,
+    tags=(("a", "5%%"), ("b", "%REQ(x-a)% by %UPSTREAM_PEER_URI_SAN%, %TRACE_ID%")),
+)
 RULES: tuple[HTTPRule, ...] = (
     rule(
         to("api", "v1", 95, request_headers=HEADERS, response_headers=HEADERS),
@@ -135,7 +144,9 @@ RULES: tuple[HTTPRule, ...] = (
 def everything(mode: MTLSMode) -> View:
     outside = service("www.example.org", ports=(http(443, "https"),), resolution=Resolution.DNS, external=True, line=3)
     grpc = ServicePort(number=50051, name="grpc", protocol=Protocol.GRPC)
+    collector = service("otel", V1, ports=(http(4317, "grpc", protocol=Protocol.GRPC),), external=True, line=8)
     objects = (
+        collector,
         service("api", V1, V2, ports=(http(80), http(81, "h2", protocol=Protocol.HTTP2), grpc, tcp(5432))),
         service("plain", V1, line=2),
         outside,
@@ -148,7 +159,7 @@ def everything(mode: MTLSMode) -> View:
     )
     table = build(objects)
     assert table.problems == ()
-    made = World(own=OURS, table=table, rules=Rules(mode=lambda _callee, _port: mode))
+    made = World(own=OURS, table=table, rules=Rules(mode=lambda _callee, _port: mode, tells=lambda _workload: TELLING))
     return view(made, Proxy(identity=account("api"), address="10.0.0.1", outbound_port=15001))
 
 

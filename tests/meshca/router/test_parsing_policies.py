@@ -160,9 +160,22 @@ def test_a_principal_of_istio_s_usual_trust_domain_is_odd_here(field: str):
             "{tracing: [{customTags: {b: {literal: {value: c}}, a: {literal: {value: '1'}}}}]}",
             telemetry(tags=(("b", "c"), ("a", "1"))),
         ),
-        ("{accessLogging: [{}]}", telemetry(access_log=True)),
-        ("{accessLogging: [{providers: [{name: envoy}]}]}", telemetry(access_log=True)),
-        ("{accessLogging: [{disabled: true}]}", telemetry(access_log=False)),
+        (
+            "{tracing: [{customTags: {a: {header: {name: X-A}}, b: {formatter: {value: '%ROUTE_NAME%'}}, c: {literal: {value: 5%}}}}]}",
+            telemetry(tags=(("a", "%REQ(x-a)%"), ("b", "%ROUTE_NAME%"), ("c", "5%%"))),
+        ),
+        ("{tracing: [{providers: [{name: Otel}]}]}", telemetry(collector="otel")),
+        ("{tracing: [{providers: [{name: 'otel.ops:4317'}]}]}", telemetry(collector="otel.ops", collector_port=4317)),
+        ("{accessLogging: [{}]}", telemetry(client_log=True, server_log=True)),
+        ("{accessLogging: [{providers: [{name: envoy}]}]}", telemetry(client_log=True, server_log=True)),
+        ("{accessLogging: [{disabled: true}]}", telemetry(client_log=False, server_log=False)),
+        ("{accessLogging: [{match: {mode: SERVER}}]}", telemetry(server_log=True)),
+        (
+            "{accessLogging: [{match: {mode: CLIENT}, disabled: true}, {match: {mode: SERVER}}]}",
+            telemetry(client_log=False, server_log=True),
+        ),
+        ("{metrics: [{}]}", telemetry(metrics=True)),
+        ("{metrics: [{providers: [{name: prometheus}], overrides: [{disabled: true}]}]}", telemetry(metrics=False)),
     ],
 )
 def test_a_telemetry_is_read(spec: str, expected: Object):
