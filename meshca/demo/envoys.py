@@ -135,8 +135,9 @@ def _prepare(directory: Path, spec: BootstrapSpec) -> None:
 async def _spawn(directory: Path) -> asyncio.subprocess.Process:
     arguments = ["--config-path", "bootstrap.json", "--admin-address-path", "admin", "--concurrency", "1"]
     quiet = ["--disable-hot-restart", "--log-level", "warning", "--log-path", "envoy.log"]
+    soon = ["--file-flush-interval-msec", "100"]  # of access logs; without it they come every ten seconds
     return await asyncio.create_subprocess_exec(
-        envoy_binary(), *arguments, *quiet, cwd=directory, stdin=asyncio.subprocess.DEVNULL
+        envoy_binary(), *arguments, *quiet, *soon, cwd=directory, stdin=asyncio.subprocess.DEVNULL
     )
 
 

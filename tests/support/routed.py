@@ -1,12 +1,14 @@
 """A routed mesh for end-to-end tests: a CA process, a router, real Envoys as sidecars, and applications that say which they are."""
 
 import asyncio
+import json
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from meshca.bootstrap import BootstrapSpec, RouterLink
 from meshca.client import connect
@@ -22,6 +24,7 @@ from tests.support.wait import until
 TRUST_DOMAIN = "mesh.local"
 ROUTER = SpiffeID.parse(f"spiffe://{TRUST_DOMAIN}/meshca/router")
 FRONTEND = SpiffeID.parse(f"spiffe://{TRUST_DOMAIN}/ns/default/sa/frontend")
+ACCESS_LOG = "access.json"
 
 SERVICES = """\
 apiVersion: networking.istio.io/v1
@@ -154,6 +157,12 @@ class RoutedMesh:
         goal = answers.total + count
         await until(lambda: answers.total >= goal)
 
+    def log(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a proxy's access log so far."""
+        path = self.envoys[name].directory / ACCESS_LOG
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []  # without the one that is being written
+        return [json.loads(line) for line in lines]
+
     async def settled(self) -> None:
         """Wait until each proxy has, and has accepted, what the directory says now."""
         files = read(self.config)
@@ -233,7 +242,13 @@ def free_port() -> int:
 
 
 def sidecar(
-    mesh_server: Server, name: str, router_port: int, *, app_ports: Mapping[int, int], outbound_port: int = 0
+    mesh_server: Server,
+    name: str,
+    router_port: int,
+    *,
+    app_ports: Mapping[int, int],
+    outbound_port: int = 0,
+    access_log: str = "",
 ) -> BootstrapSpec:
     """The bootstrap of one sidecar, as `meshca envoy bootstrap --router` prints it."""
     link = RouterLink(
@@ -243,6 +258,7 @@ def sidecar(
         address="127.0.0.1",
         outbound_port=outbound_port,
         app_ports=app_ports,
+        access_log=access_log,
     )
     return BootstrapSpec(
         node_id=name,
@@ -299,6 +315,7 @@ async def routed_mesh(
         )
         for name in [*versions, "frontend"]:
             ports = {replicas[name].port: replicas[name].app_port} if name in replicas else {}
-            spec = sidecar(server, name, running.port, app_ports=ports)
+            log = str(directory / name / ACCESS_LOG)
+            spec = sidecar(server, name, running.port, app_ports=ports, access_log=log)
             mesh.envoys[name] = await stack.enter_async_context(running_envoy(name, spec, directory / name))
         yield mesh

@@ -1,0 +1,145 @@
+"""What real Envoys tell of requests when Telemetry asks them to: who the peers were, in logs, metrics and spans, at no request's cost."""
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.collector import Collector, running_collector
+from tests.support.command import meshca
+from tests.support.routed import RoutedMesh, routed_mesh
+from tests.support.wait import until
+
+pytestmark = pytest.mark.envoy
+
+FRONTEND, API = "spiffe://mesh.local/ns/default/sa/frontend", "spiffe://mesh.local/ns/default/sa/api-v1"
+ONE = {"api-v1": "v1"}
+REQUESTS = 2000
+LOGGED = """\
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: mesh, namespace: istio-system}
+spec:
+  accessLogging: [{}]
+"""
+COLLECTOR = """\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: otel}}
+spec:
+  hosts: [otel]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports: [{{number: 4317, name: grpc, protocol: GRPC}}]
+  endpoints: [{{address: 127.0.0.1, ports: {{grpc: {port}}}}}]
+"""
+
+
+def traced(percent: float) -> str:
+    return f"""\
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {{name: traces}}
+spec:
+  tracing:
+  - providers: [{{name: otel}}]
+    randomSamplingPercentage: {percent}
+    customTags: {{team: {{literal: {{value: 100% ours}}}}}}
+"""
+
+
+async def test_a_log_line_names_the_peer_and_a_serial_number_that_leads_to_the_record_of_its_issuance(tmp_path: Path):
+    async with routed_mesh(tmp_path, ONE, ("telemetry.yaml", LOGGED)) as mesh:
+        assert (await mesh.ask(8, path="/public?token=secret")).bad == {}
+        await until(lambda: len(mesh.log("api-v1")) == len(mesh.log("frontend")) == 8)
+        inbound, outbound = mesh.log("api-v1")[0], mesh.log("frontend")[0]
+        assert (inbound["spiffe_id"], inbound["peer_spiffe_id"]) == (API, FRONTEND)
+        assert (outbound["spiffe_id"], outbound["peer_spiffe_id"]) == (FRONTEND, API)
+        assert (inbound["method"], inbound["path"], inbound["response_code"]) == ("GET", "/public", 200)
+        assert outbound["upstream_cluster"] == "outbound|80||api-server"
+        assert {each["request_id"] for each in mesh.log("api-v1")} == {
+            each["request_id"] for each in mesh.log("frontend")
+        }
+        assert "secret" not in json.dumps([*mesh.log("api-v1"), *mesh.log("frontend")])
+        find = ("audit", "find", "--serial", inbound["peer_serial"], "--admin-socket", mesh.server.admin_socket)
+        found = await meshca(*find, "--output", "json")
+        assert found.code == 0, found
+        records = json.loads(found.out)["records"]
+        assert {each["spiffe_id"] for each in records} == {FRONTEND}
+        assert {each["serial"] for each in records} == {inbound["peer_serial"]}
+        assert [each["kind"] for each in records] == ["issued", "intent"]
+        mesh.write("telemetry.yaml", "")
+        await mesh.settled()
+        assert (await mesh.ask(8)).bad == {}
+        assert len(mesh.log("api-v1")) == 8
+
+
+async def sampled(mesh: RoutedMesh) -> int:
+    """How many requests the frontend's Envoy has decided to trace."""
+    stats = await mesh.envoys["frontend"].stats(r"http\.outbound\.tracing\.random_sampling$")
+    return sum(stats.values())
+
+
+async def complete(mesh: RoutedMesh, collector: Collector) -> int:
+    """Wait until both spans of all sampled requests are there; how many requests that were."""
+    count = await sampled(mesh)
+    await until(lambda: len(collector.of("/frontend")) == len(collector.of("/api-v1")) == count)
+    return count
+
+
+async def test_spans_of_both_hops_name_the_peers_and_as_many_are_made_as_was_asked_for(tmp_path: Path):
+    async with running_collector() as collector:
+        files = (("otel.yaml", COLLECTOR.format(port=collector.port)), ("telemetry.yaml", traced(100)))
+        async with routed_mesh(tmp_path, ONE, *files) as mesh:
+            assert (await mesh.ask(20, path="/public?token=secret")).bad == {}
+            assert await complete(mesh, collector) == 20
+            client = collector.of("/frontend")[0]
+            (server,) = (each for each in collector.of("/api-v1") if each.trace_id == client.trace_id)
+            assert server.parent_id == client.span_id
+            assert (server.service, server.tags["peer_spiffe_id"]) == (API, FRONTEND)
+            assert (client.service, client.tags["peer_spiffe_id"]) == (FRONTEND, API)
+            assert server.tags["team"] == "100% ours"
+            assert int(server.tags["peer_serial"], 16) > 0
+            assert server.tags["http.url"] == "http://api-server/public"
+            assert not [each for each in collector.spans if "secret" in str(each.tags)]
+            mesh.write("telemetry.yaml", traced(12.5))
+            await mesh.settled()
+            assert (await mesh.ask(REQUESTS)).bad == {}
+            seen = await complete(mesh, collector) - 20
+            off = (seen - REQUESTS * 0.125) / math.sqrt(REQUESTS * 0.125 * 0.875)
+            print(f"12.5 %: {seen} of {REQUESTS}, {off:+.2f} sigma")
+            assert abs(off) < 4
+
+
+async def test_a_collector_that_dies_or_says_nothing_costs_no_request_and_is_used_again_when_it_is_back(tmp_path: Path):
+    async with AsyncExitStack() as first:
+        collector = await first.enter_async_context(running_collector())
+        files = (("otel.yaml", COLLECTOR.format(port=collector.port)), ("telemetry.yaml", traced(100)))
+        async with routed_mesh(tmp_path, ONE, *files) as mesh:
+            async with mesh.under_load() as under:
+                await until(lambda: collector.spans)
+                await first.aclose()
+                await mesh.more(under, 1000)
+                async with mute(collector.port):
+                    await mesh.more(under, 1000)
+                async with running_collector(collector.port) as second:
+                    await until(lambda: second.spans)
+            print(f"{under.total} requests while the collector was up, dead, mute and up: {dict(under.bad)} failed")
+            assert under.bad == {}
+
+
+@asynccontextmanager
+async def mute(port: int) -> AsyncIterator[None]:
+    """Take connections on this port, and never answer."""
+    heard: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: heard.append(writer), "127.0.0.1", port)
+    try:
+        yield
+    finally:
+        server.close()
+        for each in heard:
+            each.close()
