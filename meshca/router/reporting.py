@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
+from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
 from envoy.config.trace.v3.http_tracer_pb2 import Tracing as TracingMessage
 from envoy.config.trace.v3.opentelemetry_pb2 import OpenTelemetryConfig
@@ -20,10 +21,14 @@ from envoy.extensions.access_loggers.stream.v3.stream_pb2 import StdoutAccessLog
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
+from envoy.extensions.tracers.opentelemetry.samplers.v3.parent_based_sampler_pb2 import ParentBasedSamplerConfig
+from envoy.extensions.tracers.opentelemetry.samplers.v3.trace_id_ratio_based_sampler_pb2 import (
+    TraceIdRatioBasedSamplerConfig,
+)
+from envoy.type.v3.percent_pb2 import FractionalPercent
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import UInt64Value
 
-from meshca.router.objects import MILLION
 from meshca.router.telemetry import Telling
 from spiffe.id import SpiffeID
 
@@ -128,18 +133,31 @@ def _name(stat: Metrics.Stat, name: str, tags: Mapping[str, str]) -> None:
 def _tracing(telling: Telling, own: SpiffeID, sides: Mapping[str, str]) -> HttpConnectionManager.Tracing | None:
     if telling.collector is None:
         return None
-    exported = OpenTelemetryConfig(service_name=str(own))
+    exported = OpenTelemetryConfig(service_name=str(own), sampler=_sampler(telling.sampling))
     exported.grpc_service.envoy_grpc.cluster_name = telling.collector.name
     exported.grpc_service.timeout.FromSeconds(SPANS_SECONDS)
     made = HttpConnectionManager.Tracing(provider=TracingMessage.Http(name="envoy.tracers.opentelemetry"))
     made.provider.typed_config.Pack(exported, deterministic=True)
-    made.client_sampling.value = 0  # a header of whoever calls does not decide what we pay for
-    made.random_sampling.value = telling.sampling * 100 / MILLION
-    made.overall_sampling.value = 100
+    # The sampler decides. Envoy's own dice would be thrown anew where a trace goes on, and leave gaps in it.
+    for decision in (made.client_sampling, made.random_sampling, made.overall_sampling):
+        decision.value = 100
     without_query = f"%REQ(X-FORWARDED-PROTO)%://%REQ(:AUTHORITY)%{_PATH}"
     tags = {"http.url": without_query, **dict(telling.tags), **sides}
     for name, value in tags.items():
         made.custom_tags.add(tag=name, value=value)
+    return made
+
+
+def _sampler(sampling: int) -> TypedExtensionConfig:
+    """A trace that goes on is sampled if it was where it began; of those that begin here a share, by their ids."""
+    share = FractionalPercent(numerator=sampling, denominator=FractionalPercent.MILLION)
+    root = _extension("trace_id_ratio_based", TraceIdRatioBasedSamplerConfig(sampling_percentage=share))
+    return _extension("parent_based", ParentBasedSamplerConfig(wrapped_sampler=root))
+
+
+def _extension(name: str, config: Message) -> TypedExtensionConfig:
+    made = TypedExtensionConfig(name=f"envoy.tracers.opentelemetry.samplers.{name}")
+    made.typed_config.Pack(config, deterministic=True)
     return made
 
 

@@ -3,22 +3,26 @@
 import asyncio
 import json
 import math
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
-from tests.support.collector import Collector, running_collector
+from tests.support.collector import Collector, Span, running_collector
 from tests.support.command import meshca
 from tests.support.routed import RoutedMesh, routed_mesh
 from tests.support.wait import until
 
 pytestmark = pytest.mark.envoy
 
-FRONTEND, API = "spiffe://mesh.local/ns/default/sa/frontend", "spiffe://mesh.local/ns/default/sa/api-v1"
+ACCOUNTS = "spiffe://mesh.local/ns/default/sa/"
+FRONTEND, API = f"{ACCOUNTS}frontend", f"{ACCOUNTS}api-v1"
 ONE = {"api-v1": "v1"}
 REQUESTS = 2000
+ON, OFF, LAST = "a" * 32, "b" * 32, "f" * 16
 LOGGED = """\
 apiVersion: telemetry.istio.io/v1
 kind: Telemetry
@@ -78,27 +82,45 @@ async def test_a_log_line_names_the_peer_and_a_serial_number_that_leads_to_the_r
         assert len(mesh.log("api-v1")) == 8
 
 
-async def sampled(mesh: RoutedMesh) -> int:
-    """How many requests the frontend's Envoy has decided to trace."""
-    stats = await mesh.envoys["frontend"].stats(r"http\.outbound\.tracing\.random_sampling$")
-    return sum(stats.values())
+async def sent(mesh: RoutedMesh, name: str) -> int:
+    """How many spans a proxy says that it has sent."""
+    return sum((await mesh.envoys[name].stats(r"spans_sent$")).values())
 
 
-async def complete(mesh: RoutedMesh, collector: Collector) -> int:
-    """Wait until both spans of all sampled requests are there; how many requests that were."""
-    count = await sampled(mesh)
-    await until(lambda: len(collector.of("/frontend")) == len(collector.of("/api-v1")) == count)
-    return count
+async def complete(mesh: RoutedMesh, collector: Collector) -> None:
+    """Wait until all spans so far are there. They come in order, so we send a last request, and some that push it out."""
+    last = LAST + uuid4().hex[:16]
+    await mesh.ask(1, lanes=1, header=begun(last, "01"))
+    await mesh.ask(5, lanes=1, header=begun(LAST * 2, "01"))
+
+    async def done() -> bool:
+        all_sent = [len(collector.of(ACCOUNTS + name)) == await sent(mesh, name) for name in mesh.envoys]
+        return all(all_sent) and [each.trace_id for each in collector.spans].count(last) == 2
+
+    await until(done)
 
 
-async def test_spans_of_both_hops_name_the_peers_and_as_many_are_made_as_was_asked_for(tmp_path: Path):
+def asked(collector: Collector, service: str) -> list[Span]:
+    """The spans of a workload but for those that complete() made."""
+    return [each for each in collector.of(service) if not each.trace_id.startswith(LAST)]
+
+
+def begun(trace_id: str, flags: str) -> str:
+    """The header of a request that belongs to a trace: W3C Trace Context."""
+    return f"traceparent: 00-{trace_id}-{'1' * 16}-{flags}"
+
+
+async def test_spans_of_both_hops_name_the_peers_and_are_as_many_as_was_asked_for_where_the_trace_begins(
+    tmp_path: Path,
+):
     async with running_collector() as collector:
         files = (("otel.yaml", COLLECTOR.format(port=collector.port)), ("telemetry.yaml", traced(100)))
         async with routed_mesh(tmp_path, ONE, *files) as mesh:
             assert (await mesh.ask(20, path="/public?token=secret")).bad == {}
-            assert await complete(mesh, collector) == 20
-            client = collector.of("/frontend")[0]
-            (server,) = (each for each in collector.of("/api-v1") if each.trace_id == client.trace_id)
+            await complete(mesh, collector)
+            assert len(asked(collector, FRONTEND)) == len(asked(collector, API)) == 20
+            client = collector.of(FRONTEND)[0]
+            (server,) = (each for each in collector.of(API) if each.trace_id == client.trace_id)
             assert server.parent_id == client.span_id
             assert (server.service, server.tags["peer_spiffe_id"]) == (API, FRONTEND)
             assert (client.service, client.tags["peer_spiffe_id"]) == (FRONTEND, API)
@@ -109,10 +131,17 @@ async def test_spans_of_both_hops_name_the_peers_and_as_many_are_made_as_was_ask
             mesh.write("telemetry.yaml", traced(12.5))
             await mesh.settled()
             assert (await mesh.ask(REQUESTS)).bad == {}
-            seen = await complete(mesh, collector) - 20
+            await complete(mesh, collector)
+            seen = len(asked(collector, FRONTEND)) - 20
+            assert len(asked(collector, API)) == seen + 20  # a trace has no gaps
             off = (seen - REQUESTS * 0.125) / math.sqrt(REQUESTS * 0.125 * 0.875)
             print(f"12.5 %: {seen} of {REQUESTS}, {off:+.2f} sigma")
             assert abs(off) < 4
+            await mesh.ask(100, header=begun(OFF, "00"))
+            await mesh.ask(20, header=begun(ON, "01"))
+            await complete(mesh, collector)
+            traces = Counter(each.trace_id for each in collector.spans)
+            assert (traces[OFF], traces[ON]) == (0, 40)
 
 
 async def test_a_collector_that_dies_or_says_nothing_costs_no_request_and_is_used_again_when_it_is_back(tmp_path: Path):

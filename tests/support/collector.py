@@ -34,7 +34,7 @@ class Collector:
 
     def of(self, service: str) -> list[Span]:
         """The spans of one workload."""
-        return [each for each in self.spans if each.service.endswith(service)]
+        return [each for each in self.spans if each.service == service]
 
 
 @asynccontextmanager

@@ -180,10 +180,17 @@ async def _ask_until(port: int, end: asyncio.Event, answers: Answers) -> None:
 
 
 async def _ask(
-    port: int, count: int, answers: Answers, *, host: str = "api-server", path: str = "/", method: str = "GET"
+    port: int,
+    count: int,
+    answers: Answers,
+    *,
+    host: str = "api-server",
+    path: str = "/",
+    method: str = "GET",
+    header: str = "x-nothing: here",
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    request = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\n\r\n".encode()
+    request = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\n{header}\r\n\r\n".encode()
     for _ in range(count):
         writer.write(request)
         head = (await reader.readuntil(b"\r\n\r\n")).decode()

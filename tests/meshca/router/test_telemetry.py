@@ -9,6 +9,11 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
 )
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
+from envoy.extensions.tracers.opentelemetry.samplers.v3.parent_based_sampler_pb2 import ParentBasedSamplerConfig
+from envoy.extensions.tracers.opentelemetry.samplers.v3.trace_id_ratio_based_sampler_pb2 import (
+    TraceIdRatioBasedSamplerConfig,
+)
+from envoy.type.v3.percent_pb2 import FractionalPercent
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from meshca.router.objects import MILLION, Object, Parsed, Protocol, Source, Telemetry
@@ -66,6 +71,14 @@ def manager(made: View, name: str) -> HttpConnectionManager:
     found = HttpConnectionManager()
     assert filters(made, name)[0].Unpack(found)
     return found
+
+
+def sampling(config: OpenTelemetryConfig) -> int:
+    outer, root = ParentBasedSamplerConfig(), TraceIdRatioBasedSamplerConfig()
+    assert config.sampler.typed_config.Unpack(outer)
+    assert outer.wrapped_sampler.typed_config.Unpack(root)
+    assert root.sampling_percentage.denominator == FractionalPercent.MILLION
+    return root.sampling_percentage.numerator
 
 
 def inbound(made: View) -> str:
@@ -160,8 +173,7 @@ def test_spans_go_to_the_collectors_cluster_in_the_share_that_was_asked_for_unde
         assert tracing.provider.typed_config.Unpack(exported)
         assert exported.grpc_service.envoy_grpc.cluster_name == KEY.name
         assert exported.service_name == str(API)
-        assert tracing.random_sampling.value == 0.25
-        assert tracing.client_sampling.value == 0
+        assert sampling(exported) == 2500
         assert KEY.name in made.needs[name]
         assert [each.name for each in made.listeners[name].proof] == ["t"]
 
