@@ -3,7 +3,7 @@
 Rules: each resource carries the objects that it came from, so that a NACK can be told in their terms.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from meshca.router import listeners
@@ -11,7 +11,7 @@ from meshca.router.endpoints import Instance
 from meshca.router.homes import home
 from meshca.router.listeners import LOOPBACK, OUTBOUND, Guards, Inbound
 from meshca.router.objects import ServicePort
-from meshca.router.outbound import Outbounds
+from meshca.router.outbound import Outbound, Outbounds
 from meshca.router.proxy import Proxy
 from meshca.router.reporting import of_client, of_server
 from meshca.router.telemetry import Telling
@@ -41,15 +41,15 @@ def view(world: World, proxy: Proxy, outbounds: Outbounds | None = None) -> View
     apps = {spec.name: pack(spec.name, listeners.inbound_cluster(spec)) for spec, _ in ways_in}
     tells = _heard(world, proxy, world.rules.tells(home(world, proxy)))
     answers = [_heard(world, proxy, world.rules.tells(instance)) for _, instance in ways_in]
-    collectors = {each.collector.name: world.resources(each.collector) for each in (tells, *answers) if each.collector}
+    spans = _collectors(world, out, (tells, *answers))
     reports = of_client(tells, proxy.identity, proxy.log_path)
     inbound = [
         (_inbound_listener(world, proxy, spec, instance, answer), frozenset({spec.name}) | answer.needs)
         for (spec, instance), answer in zip(ways_in, answers, strict=True)
     ]
     return View(
-        clusters=out.clusters | apps | {name: cluster for name, (cluster, _) in collectors.items()},
-        endpoints=out.endpoints | {name: assignment for name, (_, assignment) in collectors.items() if assignment},
+        clusters=out.clusters | apps | {cluster.name: cluster for cluster, _ in spans},
+        endpoints=out.endpoints | {each.name: each for _, each in spans if each} if spans else out.endpoints,
         listeners={
             OUTBOUND: pack(OUTBOUND, listeners.outbound(proxy.outbound_port, reports), tells.origins),
             **{name: pack(name, listeners.outbound_tcp(key, LOOPBACK, key.port, reports)) for name, key in tcp.items()},
@@ -92,6 +92,14 @@ def _way_in(world: World, proxy: Proxy, instance: Instance, port: ServicePort) -
         protocol=port.protocol,
         mode=world.rules.mode(instance, number),
     )
+
+
+def _collectors(
+    world: World, out: Outbound, tellings: Iterable[Telling]
+) -> tuple[tuple[Resource, Resource | None], ...]:
+    """Where spans go, if no route goes there: mostly it is a service like others, and all that is common stays common."""
+    keys = {each.collector for each in tellings if each.collector and each.collector.name not in out.clusters}
+    return tuple(world.resources(key) for key in keys)
 
 
 def _heard(world: World, proxy: Proxy, told: Telling) -> Telling:

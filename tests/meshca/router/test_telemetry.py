@@ -27,7 +27,7 @@ from sds.xds.resource import Node
 from spiffe.id import SpiffeID
 from tests.support.policies import allow
 from tests.support.policies import rule as policy_rule
-from tests.support.routing import OURS, account, endpoint, http, origin, service, tcp, workload
+from tests.support.routing import OURS, account, endpoint, http, origin, rule, service, tcp, to, virtual, workload
 
 FRONTEND, API, OTEL = account("frontend"), account("api"), account("otel")
 KEY = ClusterKey("otel", 4317)
@@ -176,6 +176,13 @@ def test_spans_go_to_the_collectors_cluster_in_the_share_that_was_asked_for_unde
         assert sampling(exported) == 2500
         assert KEY.name in made.needs[name]
         assert [each.name for each in made.listeners[name].proof] == ["t"]
+
+
+def test_a_collector_that_no_route_leads_to_is_there_all_the_same():
+    elsewhere = virtual("otel", rule(to("api")))
+    made = seen(Proxy(identity=FRONTEND), SERVICE, COLLECTOR, elsewhere, telemetry(**TO_OTEL))
+    assert KEY.name in made.clusters
+    assert KEY.name in made.endpoints
 
 
 def test_tags_of_users_do_not_speak_for_the_peer():
