@@ -135,6 +135,7 @@ def _tracing(telling: Telling, own: SpiffeID, sides: Mapping[str, str]) -> HttpC
         return None
     exported = OpenTelemetryConfig(service_name=str(own), sampler=_sampler(telling.sampling))
     exported.grpc_service.envoy_grpc.cluster_name = telling.collector.name
+    exported.grpc_service.envoy_grpc.authority = telling.collector.host  # else the cluster's name, which no Envoy takes
     exported.grpc_service.timeout.FromSeconds(SPANS_SECONDS)
     made = HttpConnectionManager.Tracing(provider=TracingMessage.Http(name="envoy.tracers.opentelemetry"))
     made.provider.typed_config.Pack(exported, deterministic=True)

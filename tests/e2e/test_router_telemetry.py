@@ -11,9 +11,10 @@ from uuid import uuid4
 
 import pytest
 
+from meshca.demo.envoys import running_envoy, stop
 from tests.support.collector import Collector, Span, running_collector
 from tests.support.command import meshca
-from tests.support.routed import RoutedMesh, routed_mesh
+from tests.support.routed import RoutedMesh, free_port, routed_mesh, sidecar
 from tests.support.wait import until
 
 pytestmark = pytest.mark.envoy
@@ -159,6 +160,36 @@ async def test_a_collector_that_dies_or_says_nothing_costs_no_request_and_is_use
                     await until(lambda: second.spans)
             print(f"{under.total} requests while the collector was up, dead, mute and up: {dict(under.bad)} failed")
             assert under.bad == {}
+
+
+IN_THE_MESH = """\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: otel}}
+spec:
+  hosts: [otel]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{{number: 4317, name: grpc, protocol: GRPC}}]
+  endpoints: [{{address: 127.0.0.1, ports: {{grpc: {port}}}, serviceAccount: otel}}]
+"""
+
+
+async def test_a_collector_in_the_mesh_is_sent_spans_by_mutual_tls_only(tmp_path: Path):
+    port = free_port()
+    async with running_collector() as collector, AsyncExitStack() as stack:
+        files = (("otel.yaml", IN_THE_MESH.format(port=port)), ("telemetry.yaml", traced(100)))
+        async with routed_mesh(tmp_path, {"api-v1": "v1", "otel": "v1"}, *files) as mesh:
+            mesh.write("services.yaml", mesh.services("api-v1"))
+            await stop(mesh.envoys["otel"].process)
+            spec = sidecar(mesh.server, "otel", mesh.running.port, app_ports={port: collector.port})
+            mesh.envoys["otel"] = await stack.enter_async_context(running_envoy("otel", spec, tmp_path / "second"))
+            await mesh.settled()
+            await mesh.ask(40)
+            await until(lambda: collector.of(FRONTEND) and collector.of(API))
+            taken = await mesh.envoys["otel"].stats(rf"listener\.127\.0\.0\.1_{port}\.ssl\.handshake$")
+            assert sum(taken.values()) >= 2
+            assert collector.of(f"{ACCOUNTS}otel") == []  # or each delivery of spans would make another
 
 
 @asynccontextmanager
