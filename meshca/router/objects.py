@@ -13,6 +13,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
+from meshca.router.ramp import Canary
 from spiffe.id import SpiffeID
 
 MILLION = 1_000_000
@@ -228,6 +229,7 @@ class VirtualService:
     origin: Origin
     hosts: tuple[str, ...]
     http: tuple[HTTPRule, ...]
+    canary: Canary | None = None
 
 
 class LoadBalancer(StrEnum):

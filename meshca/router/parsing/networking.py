@@ -14,6 +14,7 @@ from meshca.router.objects import (
     WorkloadEndpoint,
     WorkloadEntry,
 )
+from meshca.router.parsing.canary import canary
 from meshca.router.parsing.destinations import PORT
 from meshca.router.parsing.envelope import (
     SPIFFE_ID,
@@ -59,7 +60,7 @@ def virtual_service(envelope: Envelope) -> VirtualService:
     for reader, rule in list(zip(readers, rules, strict=True))[:-1]:
         if not rule.matches and reader.present:
             reader.warn("match", "without a match it takes all requests: the rules below are never reached")
-    return VirtualService(origin=envelope.origin, hosts=hosts, http=rules)
+    return VirtualService(origin=envelope.origin, hosts=hosts, http=rules, canary=canary(envelope, rules))
 
 
 def _check_distinct(reader: Reader, name: str, values: tuple[object, ...]) -> None:
