@@ -69,7 +69,7 @@ def envoy_bootstrap(spec: BootstrapSpec) -> Json:
 
 
 def _from_router(router: RouterLink) -> Json:
-    """Listeners and clusters come from the router, over the incremental protocol; statistics are trimmed to what dashboards show."""
+    """Listeners and clusters come from the router, load reports go there; statistics are trimmed to what dashboards show."""
     place = {
         **({"meshca.address": router.address} if router.address else {}),
         "meshca.outbound-port": str(router.outbound_port),
@@ -77,6 +77,7 @@ def _from_router(router: RouterLink) -> Json:
         **({"meshca.access-log": router.access_log} if router.access_log else {}),
     }
     ads = {"ads": {}, "resource_api_version": "V3"}
+    services = [{"envoy_grpc": {"cluster_name": ROUTER_CLUSTER}}]
     return {
         "node": {"metadata": place},
         "dynamic_resources": {
@@ -84,10 +85,14 @@ def _from_router(router: RouterLink) -> Json:
                 "api_type": "DELTA_GRPC",
                 "transport_api_version": "V3",
                 "set_node_on_first_message_only": True,
-                "grpc_services": [{"envoy_grpc": {"cluster_name": ROUTER_CLUSTER}}],
+                "grpc_services": services,
             },
             "cds_config": ads,
             "lds_config": ads,
+        },
+        # What became of requests, for the ramp of a canary; nothing is sent before the router asks.
+        "cluster_manager": {
+            "load_stats_config": {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": services}
         },
         # The expressions of routes and policies are longer than the hundred instructions that Envoy takes by itself.
         "layered_runtime": {

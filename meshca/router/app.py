@@ -1,11 +1,11 @@
-"""The router's process: its identity from the Workload API, its configuration from a directory, and the aggregated xDS service over mTLS.
+"""The router's process: its identity from the Workload API, its configuration from a directory, aggregated xDS and load reports over mTLS.
 
 Rules: it listens once it has an identity and has read its configuration; from then on it serves what it has, whatever becomes of either.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,8 +18,11 @@ from meshca.errors import CannotStart
 from meshca.router.ads import Router
 from meshca.router.directory import Files, watch
 from meshca.router.identity import Credentials
+from meshca.router.lrs import LoadReports
 from meshca.router.parsing import Parser
 from meshca.router.publishing import publish
+from meshca.router.ramp_store import RampDirectory
+from meshca.router.ramping import Ramping
 from meshca.router.state import State, following
 from meshca.router.status import serve_status, status
 from meshca.router.table import DEFAULT_DOMAIN
@@ -60,10 +63,11 @@ class Running:
     """A router that serves, on `port`."""
 
     router: Router
+    ramping: Ramping
     worlds: Latest[World | None]
     wanted: Latest[World | None]
     """What is published, and what it comes to, stage by stage."""
-    state: Latest[State] = field(default_factory=lambda: Latest(State()))
+    state: Latest[State]
     files: Files = field(default_factory=Files)
     """What was read last, and is in force."""
     port: int = 0
@@ -81,16 +85,24 @@ async def running_router(settings: RouterSettings) -> AsyncIterator[Running]:
     worlds: Latest[World | None] = Latest(None)
     wanted: Latest[World | None] = Latest(None)
     router = Router(worlds=worlds, credentials=credentials, now=settings.now)
-    running = Running(router=router, worlds=worlds, wanted=wanted)
+    state = Latest(State())
+    store = RampDirectory(settings.directory)
+    ramping = Ramping(state=state, worlds=worlds, router=router, store=store, now=settings.now)
+    reports = LoadReports(
+        loads=ramping.loads, identify=router.identify, may_report=ramping.may_report, now=settings.now
+    )
+    running = Running(router=router, ramping=ramping, worlds=worlds, wanted=wanted, state=state)
     async with asyncio.TaskGroup() as tasks:
         loops = [
             tasks.create_task(_follow_identity(settings.endpoint, credentials), name="router identity"),
             tasks.create_task(_follow_directory(settings, credentials, running), name="router directory"),
             tasks.create_task(publish(wanted, worlds, router), name="router publishing"),
+            tasks.create_task(ramping.run(), name="router ramping"),
         ]
         try:
             await worlds.newer(0)
-            async with _serving(router, credentials, settings) as port, _telling(running, settings.status_socket):
+            services = (router.service(), reports.service())
+            async with _serving(services, credentials, settings) as port, _telling(running, settings.status_socket):
                 running.port = port
                 yield running
         finally:
@@ -153,17 +165,17 @@ async def _telling(running: Running, path: Path | None) -> AsyncIterator[None]:
     if path is None:
         yield
         return
-    async with serve_status(path, lambda: status(running.router, running.state.value)):
+    async with serve_status(path, lambda: status(running.router, running.state.value, running.ramping.observed)):
         yield
 
 
 @asynccontextmanager
 async def _serving(
-    router: Router, credentials: Latest[Credentials | None], settings: RouterSettings
+    services: Sequence[Any], credentials: Latest[Credentials | None], settings: RouterSettings
 ) -> AsyncIterator[int]:
     """Serve over mutual TLS. Raises CannotStart."""
     server = grpc.aio.server(options=_OPTIONS)
-    server.add_generic_rpc_handlers((router.service(),))
+    server.add_generic_rpc_handlers(services)
 
     def current() -> Any:
         return credentials.value.configuration if credentials.value else None

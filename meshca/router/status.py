@@ -3,7 +3,7 @@
 Rules: it only tells; nothing can be changed here. Who may connect is the file's mode to say: root and the router's own user.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from aiohttp import web
 
 from meshca.router.ads import Client, Router
 from meshca.router.objects import Origin
+from meshca.router.ramping import Observed
 from meshca.router.state import State
 from meshca.router.target import Standing, Waiting
 from sds.unix_socket import SocketSpec, listen
@@ -43,13 +44,47 @@ async def serve_status(path: Path, tell: Callable[[], Json]) -> AsyncIterator[No
         listener.close()
 
 
-def status(router: Router, state: State) -> Json:
-    """All of it: each problem of the configuration, and each proxy with how far it is."""
+def status(router: Router, state: State, ramps: Mapping[str, Observed]) -> Json:
+    """All of it: each problem of the configuration, each proxy with how far it is, and each ramp with what was seen of it."""
     return {
         "objects": len(state.good),
         "problems": [str(problem) for problem in state.problems],
         "warnings": [str(problem) for problem in state.warnings],
         "proxies": [_proxy(client) for client in router.clients.values()],
+        "canaries": [_canary(each) for each in ramps.values()],
+    }
+
+
+def _canary(observed: Observed) -> Json:
+    """Weights and shares are percentages of the new version; `seen` is since the present weight was written, or the router started."""
+    ramped, seen, canary = observed.ramped, observed.seen, observed.ramped.canary
+    ramp, progress, total = canary.ramp, canary.progress, seen.total
+    ended = bool(progress and not progress.phase.is_live)
+    return {
+        "object": ramped.origin.label,
+        "file": ramped.origin.file,
+        "hosts": list(ramped.hosts),
+        "to": ramp.to,
+        "step": ramp.step,
+        "every_seconds": ramp.every.total_seconds(),
+        "max_5xx": ramp.percent,
+        "phase": progress.phase if progress else None,
+        "start": progress.start if progress else None,
+        "weight": canary.weight,
+        "since": _time(progress.since if progress else None),
+        "reason": progress.reason if progress else "",
+        "waits_for": "" if ended else observed.decision.reason,
+        "next_step": None if ended else _time(seen.since + ramp.every),
+        "seen": {
+            "since": _time(seen.since),
+            "last_report": _time(seen.heard),
+            "reporters": len(seen.tallies),
+            "share": seen.share,
+            "requests": total.finished,
+            "errors": total.errors,
+            "error_rate": 100 * total.errors / total.finished if total.finished else None,
+        },
+        "problem": observed.problem,
     }
 
 
