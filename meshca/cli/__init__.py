@@ -37,6 +37,7 @@ COMMANDS = (
     ("store", "store", "Back up and restore the server's store."),
     ("config", "config", "Check and show the configuration."),
     ("router", "router", "Routes in terms of identities: serve them to proxies, and check them before."),
+    ("canary", "canary", "Guarded canaries: more and more requests for a new version, as long as they do not fail."),
     ("envoy", "envoy", "Write Envoy configuration that takes its certificates from our socket."),
     ("grpc", "grpc_bootstrap", "Write gRPC's xDS bootstrap: routes from the router, certificates from files."),
 )

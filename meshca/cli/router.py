@@ -10,6 +10,7 @@ import typer
 from meshca.cli.exits import Exit, Failure
 from meshca.cli.options import Format, Output, WorkloadSocket, workload_endpoint
 from meshca.cli.output import emit, remark, rows
+from meshca.cli.router_files import Domain, StatusSocket, read_state
 from meshca.errors import InvalidInput
 from spiffe.id import SpiffeID, TrustDomain
 
@@ -23,20 +24,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 Directory = Annotated[
     Path,
     typer.Argument(metavar="DIR", help="The directory of configuration: *.yaml, *.yml, *.json.", show_default=False),
-]
-Domain = Annotated[
-    str, typer.Option(help="What the short name of a service stands for ends in: NAME.NAMESPACE.svc.DOMAIN.")
-]
-
-
-StatusSocket = Annotated[
-    str,
-    typer.Option(
-        "--status-socket",
-        metavar="PATH",
-        help="Where the router tells how it is; the default is where the router of this user makes it.",
-        show_default=False,
-    ),
 ]
 
 
@@ -94,7 +81,7 @@ def check(
     output: Output = Format.TABLE,
 ) -> None:
     """Say everything that is wrong with a directory of configuration: file, line and field. Exit 1 if anything is."""
-    state = _state(directory, TrustDomain(trust_domain), domain)
+    state = read_state(directory, TrustDomain(trust_domain), domain)
     emit(_document(state), output, lambda: _lines(state))
     if state.problems:
         raise Failure(Exit.FAILED)
@@ -142,22 +129,11 @@ def explain(
         method=method,
         headers={name.lower(): value for name, _, value in (each.partition("=") for each in header or [])},
     )
-    state = _state(directory, identity.trust_domain, domain)
+    state = read_state(directory, identity.trust_domain, domain)
     found = explained(world_of(state, identity.trust_domain), policies_of(state), asked)
     emit(_explanation(found), output, lambda: _explanation_tables(found))
     if not found.parts:
         raise Failure(Exit.FAILED)
-
-
-def _state(directory: Path, own: TrustDomain, domain: str) -> "State":
-    from meshca.router.directory import read
-    from meshca.router.parsing import Parser
-    from meshca.router.state import State, following
-    from meshca.router.worlds import read_files
-
-    if not directory.is_dir():
-        raise Failure(Exit.NOT_FOUND, f"{directory}: there is no such directory")
-    return following(State(), read_files(read(directory), Parser(own)), domain)
 
 
 def _explanation(found: "Explanation") -> dict[str, Any]:

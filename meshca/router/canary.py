@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
+from meshca.errors import Refused
 from meshca.router.loads import NONE, Tally
 from meshca.router.ramp import WHOLE, Canary, Phase, Progress, Ramp, percent_text, span_text
 
@@ -184,6 +185,13 @@ def aborted(canary: Canary, now: datetime) -> Canary:
     return canary.moved(Phase.ABORTED, now, weight=start, reason="aborted by hand")
 
 
-def resumed(canary: Canary, ramp: Ramp, now: datetime) -> Canary:
-    """On from where it was paused, perhaps by other steps."""
-    return replace(canary, ramp=ramp).moved(Phase.RUNNING, now, reason="resumed by hand")
+def started(there: Canary | None, wanted: Canary, now: datetime) -> Canary:
+    """What is wanted, begun; one that is paused goes on instead, perhaps by other steps. Raises Refused."""
+    phase = there.progress.phase if there and there.progress else None
+    if phase is Phase.RUNNING:
+        raise Refused("a ramp is running already: pause or abort it first")
+    if there and phase is Phase.PAUSED and there.ramp.to == wanted.ramp.to:
+        return replace(there, ramp=wanted.ramp).moved(Phase.RUNNING, now, reason="resumed by hand")
+    if wanted.weight == WHOLE:
+        raise Refused(f"{wanted.ramp.to} has all requests already")
+    return wanted.begun(now)

@@ -16,14 +16,15 @@ from typing import Protocol
 from meshca.errors import StoreConflict
 from meshca.router.edits import edited, found
 from meshca.router.objects import Origin
+from meshca.router.parsing.canary import to_begin
 from meshca.router.ramp import Canary
 
 
 class RampStore(Protocol):
     """Where the router and the command line write what becomes of a ramp."""
 
-    def write(self, origin: Origin, before: Canary | None, after: Canary) -> None:
-        """Put `after` in place of `before` (None: whatever is there), weights and all; it is there when this returns.
+    def write(self, origin: Origin, before: Canary, after: Canary) -> None:
+        """Put `after` in place of `before`, weights and all; it is there when this returns. Without progress nothing need be there before.
 
         Raises StoreConflict when something else is there, InvalidInput when it can not be written by a program, OSError.
         """
@@ -40,13 +41,13 @@ class RampDirectory:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def write(self, origin: Origin, before: Canary | None, after: Canary) -> None:
+    def write(self, origin: Origin, before: Canary, after: Canary) -> None:
         """See RampStore. A symbolic link is followed."""
         with _locked(self._directory):
             path = (self._directory / origin.file).resolve()
             text = path.read_bytes().decode()
             there = found(text, origin)
-            if before is not None and (there is None or there.canary != before):
+            if there is None or (there.canary or to_begin(there.http, after.ramp)) != before:
                 raise StoreConflict(f"{origin.file}: {origin.label} is not what it was: somebody else changed it")
             _replace(path, edited(text, origin, after))
 

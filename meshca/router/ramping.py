@@ -149,22 +149,31 @@ class Ramping:
 
 def ramps_of(state: State) -> Iterator[Ramped]:
     """All ramps whose destinations lead somewhere."""
+    for each in state.good.values():
+        if isinstance(each, VirtualService) and (found := ramped(state, each)):
+            yield found
+
+
+def ramped(state: State, service: VirtualService) -> Ramped | None:
+    """The ramp of a VirtualService; None where it has none, or where other rules hold for its hosts."""
+    label, canary = service.origin.label, service.canary
+    if canary is None:
+        return None
+    virtual = next((each for each in state.table.hosts.values() if each.origin.label == label), None)
+    if virtual is None:
+        return None
+    keys = virtual.routes[canary.place.rule].clusters
+    new = keys[canary.place.to]
     broken = {problem.label or problem.file: str(problem) for problem in state.problems}
-    hosts = {virtual.origin.label: virtual for virtual in state.table.hosts.values()}
-    for label, each in state.good.items():
-        if isinstance(each, VirtualService) and each.canary and label in hosts:
-            place = each.canary.place
-            keys = hosts[label].routes[place.rule].clusters
-            new = keys[place.to]
-            yield Ramped(
-                origin=each.origin,
-                hosts=each.hosts,
-                canary=each.canary,
-                new=new,
-                old=keys[1 - place.to],
-                endpoints=len(state.table.services[new.host].members(new.subset)),
-                problem=broken.get(label) or broken.get(each.origin.file, ""),
-            )
+    return Ramped(
+        origin=service.origin,
+        hosts=service.hosts,
+        canary=canary,
+        new=new,
+        old=keys[1 - canary.place.to],
+        endpoints=len(state.table.services[new.host].members(new.subset)),
+        problem=broken.get(label) or broken.get(service.origin.file, ""),
+    )
 
 
 def _asked(ramps: Mapping[str, Ramped], revision: int) -> Asked:

@@ -5,11 +5,12 @@ version out of a route in a hurry must not be held up by an annotation. Then the
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from meshca.errors import InvalidInput
 from meshca.router.objects import HTTPRule
 from meshca.router.parsing.envelope import Envelope
-from meshca.router.ramp import WHOLE, Canary, Place, read_progress, read_ramp
+from meshca.router.ramp import WHOLE, Canary, Place, Ramp, read_progress, read_ramp
 from meshca.router.scalars import text, text_as
 
 CANARY = "meshca.dev/canary"
@@ -26,15 +27,20 @@ def canary(envelope: Envelope, rules: Sequence[HTTPRule]) -> Canary | None:
     if ramp is None:
         return None
     try:
-        place = place_of(rules, ramp.to)
+        return replace(to_begin(rules, ramp), progress=progress)
     except InvalidInput as error:
         annotations.warn(CANARY, f"the ramp takes no part: {error}")
         return None
-    return Canary(ramp=ramp, place=place, weight=weight_at(rules, place), progress=progress)
 
 
-def place_of(rules: Sequence[HTTPRule], to: str) -> Place:
-    """Where the subset `to` has a share that can be ramped. Raises InvalidInput with what is in the way."""
+def to_begin(rules: Sequence[HTTPRule], ramp: Ramp) -> Canary:
+    """This ramp, from the weights that are written there. Raises InvalidInput with what is in the way."""
+    place = _place(rules, ramp.to)
+    return Canary(ramp=ramp, place=place, weight=rules[place.rule].route[place.to].weight or 0)
+
+
+def _place(rules: Sequence[HTTPRule], to: str) -> Place:
+    """Where the subset `to` has a share that can be ramped."""
     found = [index for index, rule in enumerate(rules) if any(each.destination.subset == to for each in rule.route)]
     if not found:
         raise InvalidInput(f"no rule routes to subset {to!r}: write it as second destination, with `weight: 0`")
@@ -48,8 +54,3 @@ def place_of(rules: Sequence[HTTPRule], to: str) -> Place:
     if sum(weights) != WHOLE:
         raise InvalidInput(f"the weights of {rule.where}.route add up to {sum(weights)}, not to {WHOLE}")
     return Place(rule=found[0], to=subsets.index(to))
-
-
-def weight_at(rules: Sequence[HTTPRule], place: Place) -> int:
-    """The share that is written there now."""
-    return rules[place.rule].route[place.to].weight or 0

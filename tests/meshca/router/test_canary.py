@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshca.errors import Refused
 from meshca.router.canary import (
     SILENCE,
     Action,
@@ -16,7 +17,7 @@ from meshca.router.canary import (
     least_requests,
     paused,
     promoted,
-    resumed,
+    started,
 )
 from meshca.router.loads import Tally
 from meshca.router.ramp import Canary, Phase
@@ -140,11 +141,23 @@ def test_a_single_failure_sends_a_ramp_back_only_where_none_may_be():
 
 def test_what_people_do_by_hand():
     assert paused(canary(5), LATER).weight == 5
-    assert resumed(paused(canary(5), LATER), RAMP, LATER).progress == replace(
-        canary(5).moved(Phase.RUNNING, LATER, reason="resumed by hand").progress  # type: ignore[type-var]
-    )
     assert promoted(canary(5), LATER).weight == 100
     assert aborted(canary(50, start=20), LATER).weight == 20
+
+
+def test_a_ramp_starts_where_the_weights_are_and_one_that_is_paused_goes_on():
+    fresh = replace(canary(20, step=1), progress=None)
+    for before in (None, fresh, canary(20, phase=Phase.STEPPED_BACK), canary(20, phase=Phase.PAUSED, to="v3")):
+        assert started(before, fresh, LATER) == fresh.begun(LATER)
+    resumed = started(paused(canary(20, start=10), NOW), fresh, LATER)
+    assert resumed == canary(20, start=10, step=1).moved(Phase.RUNNING, LATER, reason="resumed by hand")
+
+
+def test_a_ramp_does_not_start_twice_or_where_there_is_nothing_to_do():
+    with pytest.raises(Refused, match="running already"):
+        started(canary(5), replace(canary(5), progress=None), LATER)
+    with pytest.raises(Refused, match="v2 has all requests already"):
+        started(None, replace(canary(100), progress=None), LATER)
 
 
 WEIGHTS = st.integers(0, 100)

@@ -1,4 +1,5 @@
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.support.ramps import ROUTE, annotated, canary
 from tests.support.routing import origin
 
 WHERE = origin("VirtualService", "api-server", file="canary.yaml")
+BEFORE = replace(canary(0), progress=None)
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_change_replaces_the_file_as_a_whole_and_leaves_nothing_beside_it(path: Path):
     before = path.stat()
-    RampDirectory(path.parent).write(WHERE, None, canary(5))
+    RampDirectory(path.parent).write(WHERE, BEFORE, canary(5))
     assert "weight: 95   # the old one" in path.read_text()
     after = path.stat()
     assert before.st_ino != after.st_ino
@@ -32,7 +34,7 @@ def test_a_change_replaces_the_file_as_a_whole_and_leaves_nothing_beside_it(path
 
 def test_of_two_who_decide_on_the_same_state_only_one_steps(path: Path):
     one, other = RampDirectory(path.parent), RampDirectory(path.parent)
-    one.write(WHERE, None, canary(5))
+    one.write(WHERE, BEFORE, canary(5))
     one.write(WHERE, canary(5), canary(10))
     written = path.read_text()
     with pytest.raises(StoreConflict, match=r"canary\.yaml: VirtualService default/api-server is not what it was"):
@@ -42,20 +44,23 @@ def test_of_two_who_decide_on_the_same_state_only_one_steps(path: Path):
 
 def test_what_somebody_else_wrote_meanwhile_is_not_overwritten(path: Path):
     store = RampDirectory(path.parent)
-    store.write(WHERE, None, canary(5))
+    store.write(WHERE, BEFORE, canary(5))
     path.write_text(path.read_text().replace("weight: 95", "weight: 0").replace("weight: 5\n", "weight: 100\n"))
     with pytest.raises(StoreConflict):
         store.write(WHERE, canary(5), canary(10))
     path.write_text("")
     with pytest.raises(StoreConflict):
         store.write(WHERE, canary(5), canary(10))
+    path.write_text(ROUTE.replace("weight: 100", "weight: 90").replace("weight: 0", "weight: 10"))
+    with pytest.raises(StoreConflict):
+        store.write(WHERE, BEFORE, canary(0))
 
 
 def test_a_refused_change_leaves_the_file_as_it_was(path: Path):
     path.write_text(annotated("to=v2 step=5 every=1m max-5xx=1%").replace("      weight: 0\n", ""))
     before = path.read_text()
     with pytest.raises(InvalidInput):
-        RampDirectory(path.parent).write(WHERE, None, canary(5))
+        RampDirectory(path.parent).write(WHERE, BEFORE, canary(5))
     assert path.read_text() == before
 
 
@@ -63,7 +68,7 @@ def test_a_link_stays_a_link(path: Path, tmp_path: Path):
     (tmp_path / "there").mkdir()
     target = path.rename(tmp_path / "there" / "real")
     path.symlink_to(target)
-    RampDirectory(tmp_path).write(WHERE, None, canary(5))
+    RampDirectory(tmp_path).write(WHERE, BEFORE, canary(5))
     assert path.is_symlink()
     assert "weight: 95" in read(tmp_path).texts["canary.yaml"]
 
