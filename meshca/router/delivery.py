@@ -142,9 +142,23 @@ class Delivery:
             is_late=self._late,
             waiting=_told(unsettled | self._waiting),
             held_back=_told(self._held_back),
-            refused=tuple(self._refusals()),
+            refused=tuple(self.refusals()),
             objection=self._objection,
         )
+
+    def refusals(self) -> Iterator[Refusal]:
+        """What the client refused of the present target. Costs nothing where it refused nothing."""
+        for type_url, ledger in self._ledgers.items():
+            for resource in self._target.of(type_url).values() if ledger.quarantine.refused else ():
+                text = ledger.quarantine.refused.get((resource.name, resource.version))
+                if text is not None:
+                    yield Refusal(
+                        type_url=type_url,
+                        name=resource.name,
+                        version=resource.version,
+                        text=text,
+                        proof=resource.proof,
+                    )
 
     def _is_idle(self) -> bool:
         return all(ledger.is_known and ledger.quarantine.is_idle for ledger in self._ledgers.values())
@@ -357,19 +371,6 @@ class Delivery:
         if phase is not self._phase:
             self._phase, self._late = phase, False
             self._since = None if phase is Phase.STEADY else now
-
-    def _refusals(self) -> Iterator[Refusal]:
-        for type_url, ledger in self._ledgers.items():
-            for resource in self._target.of(type_url).values():
-                text = ledger.quarantine.refused.get((resource.name, resource.version))
-                if text is not None:
-                    yield Refusal(
-                        type_url=type_url,
-                        name=resource.name,
-                        version=resource.version,
-                        text=text,
-                        proof=resource.proof,
-                    )
 
 
 def _stay(ledger: Ledger, name: str, *, held: bool = False) -> Resource | None:

@@ -140,7 +140,7 @@ class Ramping:
     def _refusal(self, label: str) -> str:
         """What a proxy says that it refuses of this object now."""
         for client in self._router.clients.values():
-            for refusal in client.delivery.standing().refused:
+            for refusal in client.delivery.refusals():
                 proof = refusal.proof if isinstance(refusal.proof, tuple) else ()
                 if any(isinstance(each, Origin) and each.label == label for each in proof):
                     return refusal.text

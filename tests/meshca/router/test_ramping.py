@@ -1,5 +1,5 @@
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from meshca.router.ramp_store import RampDirectory
 from meshca.router.ramping import Observed, Ramping
 from meshca.router.state import State, following
 from meshca.router.status import status
-from meshca.router.target import Phase as Delivered
-from meshca.router.target import Refusal, Standing
+from meshca.router.target import Target
 from meshca.router.world import World
 from meshca.router.worlds import read_files, world_of
 from sds.watch import Latest
 from tests.support.clock import FakeClock
+from tests.support.envoy_model import Envoy, Stream, made
 from tests.support.ramps import ROUTE, annotated
 from tests.support.routing import OURS, account, origin
 
@@ -189,27 +189,19 @@ async def test_what_can_not_be_written_is_told_once_and_tried_again(rig: Rig, ca
 
 async def test_a_refusal_by_a_proxy_sends_it_back(rig: Rig):
     await rig.period()
-    proof = (origin("VirtualService", "api-server"),)
-
-    class Refusing(Delivery):
-        def standing(self) -> Standing:
-            refused = Refusal(type_url="", name="outbound", version="", text="no such thing", proof=proof)
-            return Standing(
-                phase=Delivered.STEADY,
-                since=None,
-                is_late=False,
-                waiting=(),
-                held_back=(),
-                refused=(refused,),
-                objection="",
-            )
-
+    route = replace(made("http", 2), proof=(origin("VirtualService", "api-server"),))
+    listener = made("http", 1, routes=["http"])
+    wanted = Target(clusters={}, endpoints={}, listeners={"http": listener}, routes={"http": route}, needs={})
+    delivery = Delivery()
+    delivery.set_target(wanted, rig.clock.now())
     peer = Peer(spiffe_id=account("frontend"), not_after=rig.clock.now())
-    proxy = Proxy(identity=peer.spiffe_id)
-    rig.router.clients[1] = Client(peer=peer, proxy=proxy, node="n", since=rig.clock.now(), delivery=Refusing())
-    await rig.look()
-    assert (rig.phase, rig.observed.ramped.canary.weight) == (Phase.STEPPED_BACK, 0)
-    assert "no such thing" in rig.text
+    client = Client(peer=peer, proxy=Proxy(identity=peer.spiffe_id), node="n", since=rig.clock.now(), delivery=delivery)
+    rig.router.clients[1] = client
+    assert (await rig.look()).ramped.canary.weight == 5
+    Stream(envoy=Envoy(delta=True, bad={("http", 2)}), delivery=delivery, clock=rig.clock).run()
+    assert (await rig.look()).ramped.canary.weight == 0
+    assert rig.phase is Phase.STEPPED_BACK
+    assert "a proxy refuses this route: " in rig.text
 
 
 async def test_only_who_may_call_the_service_may_report_on_it(rig: Rig):
