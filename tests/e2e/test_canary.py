@@ -1,5 +1,6 @@
 """The guarded canary with real Envoys: what they report themselves is what decides."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from meshca.demo.envoys import stop
 from meshca.router.ramp import Phase, Progress
 from meshca.router.ramping import Observed
+from tests.support.command import meshca
 from tests.support.ramps import ROUTE, annotated
 from tests.support.routed import RoutedMesh, routed_mesh
 from tests.support.wait import until
@@ -62,8 +64,21 @@ async def ended(mesh: RoutedMesh, phase: Phase, within: float = 40) -> Progress:
 
 
 async def test_a_healthy_version_is_promoted_step_by_step_also_when_the_router_dies_on_the_way(tmp_path: Path):
-    async with routed_mesh(tmp_path, BOTH, ("canary.yaml", ramp(50))) as mesh:
-        async with mesh.under_load() as under:
+    async with routed_mesh(tmp_path, BOTH, ("canary.yaml", ROUTE)) as mesh:
+        socket, options = tmp_path / "router-status.sock", ("--to", "v2", "--step", "50", "--every", "1s")
+        async with mesh.under_load() as under, asyncio.TaskGroup() as tasks:
+            start = meshca(
+                "canary",
+                "start",
+                "api-server",
+                "--config-dir",
+                mesh.config,
+                *options,
+                "--watch",
+                "--status-socket",
+                socket,
+            )
+            command = tasks.create_task(start)
             await at(mesh, 50)
 
             async def split() -> float | None:
@@ -82,6 +97,11 @@ async def test_a_healthy_version_is_promoted_step_by_step_also_when_the_router_d
             assert set((await mesh.ask(100)).good) == {"v2"}
         assert under.bad == {}
         assert [each for each in COMMENTS if each not in text(mesh)] == []
+        said = await command
+        print(said.out)
+        assert (said.code, said.out.splitlines()[-1].split(": ")[1][:11]) == (0, "asked 100 %")
+        assert [each for each in (0, 50, 100) if f"running: asked {each} %" not in said.out] == []
+        assert set(said.err.splitlines()) <= {"the router does not answer: waiting for it"}
 
 
 async def test_a_version_that_fails_goes_back_by_itself_and_so_does_one_that_is_not_there(tmp_path: Path):

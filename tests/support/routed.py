@@ -307,7 +307,11 @@ async def routed_mesh(
         for name, text in files:
             (config / name).write_text(text)
         settings = RouterSettings(
-            directory=config, endpoint=Endpoint.at(server.sockets["router"]), port=0, now=SystemClock().now
+            directory=config,
+            endpoint=Endpoint.at(server.sockets["router"]),
+            port=0,
+            status_socket=directory / "router-status.sock",
+            now=SystemClock().now,
         )
         router = await stack.enter_async_context(AsyncExitStack())
         running = await router.enter_async_context(running_router(settings))
