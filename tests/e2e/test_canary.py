@@ -20,8 +20,22 @@ LABEL = "VirtualService default/api-server"
 COMMENTS = [line.partition("#")[2] for line in ROUTE.splitlines() if "#" in line]
 
 
-def ramp(step: int) -> str:
-    return annotated(f"to=v2 step={step} every=1s max-5xx=1%")
+EJECTING = """\
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: api-server}
+spec:
+  host: api-server
+  trafficPolicy:
+    outlierDetection: {consecutive5xxErrors: 1, interval: 100ms, baseEjectionTime: 300s, maxEjectionPercent: 100}
+  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}}
+"""
+
+
+def ramp(step: int, max_5xx: str = "1%") -> str:
+    return annotated(f"to=v2 step={step} every=1s max-5xx={max_5xx}")
 
 
 def observed(mesh: RoutedMesh) -> Observed | None:
@@ -122,6 +136,16 @@ async def test_a_version_that_fails_goes_back_by_itself_and_so_does_one_that_is_
             assert (found.weight, "requests to v2 failed" in found.reason) == (0, True)
         assert {reason[:3] for reason in under.bad} == {"500", "503"}
         assert await mesh.envoys["frontend"].stats(r"(no_cluster|no_route|update_rejected)$") == {}
+
+
+async def test_a_version_that_no_request_reaches_any_more_goes_back_although_envoy_reports_no_failure(tmp_path: Path):
+    files = ("canary.yaml", ramp(20, "50%")), ("rule.yaml", EJECTING)
+    async with routed_mesh(tmp_path, BOTH, *files) as mesh, mesh.under_load() as under:
+        await at(mesh, 20)
+        mesh.replicas["api-v2"].behaviour.status = 500  # ejected at its first failure: then there is nobody
+        found = await ended(mesh, Phase.STEPPED_BACK)
+        assert "requests to v2 came to an end where about" in found.reason
+        assert set(under.bad) == {"500 v2", "503 no healthy upstream"}
 
 
 @pytest.mark.slow
