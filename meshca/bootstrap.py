@@ -82,7 +82,7 @@ def _from_router(router: RouterLink) -> Json:
         "node": {"metadata": place},
         "dynamic_resources": {
             "ads_config": {
-                "api_type": "DELTA_GRPC",
+                "api_type": "DELTA_GRPC" if router.incremental else "GRPC",
                 "transport_api_version": "V3",
                 "set_node_on_first_message_only": True,
                 "grpc_services": services,

@@ -90,6 +90,7 @@ class RouterLink:
     `identity` is the only one that the router may show. `address` says which of its workload's endpoints this is (empty: all);
     `outbound_port` is where the application's calls go in; `app_ports` maps the ports of endpoints to those of the application;
     `access_log` is the file that an access log goes to if Telemetry asks for one (empty: standard output).
+    Without `incremental` the older protocol is spoken, in which the state of the world is sent.
     """
 
     host: str
@@ -99,6 +100,7 @@ class RouterLink:
     outbound_port: int = 15001
     app_ports: Mapping[int, int] = field(default_factory=dict)
     access_log: str = ""
+    incremental: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a router that could be anybody, and ports that are none."""

@@ -46,14 +46,14 @@ def tables(found: dict[str, Any]) -> list[RenderableType]:
             each["spiffe_id"],
             each["node"],
             _phase(each),
-            each["resources"],
+            [_type(name, kind) for name, kind in each["types"].items() if kind["resources"]],
             each["config_bytes"],
             _when(each["since"]),
             [_refusal(refused) for refused in each["refused"]],
         )
         for each in found["proxies"]
     )
-    titles = ["SPIFFE ID", "NODE", "PHASE", "RESOURCES", "BYTES", "SINCE", "REFUSED"]
+    titles = ["SPIFFE ID", "NODE", "PHASE", "ACKED", "BYTES", "SINCE", "REFUSED"]
     return [*lines, f"{found['objects']} objects, {len(found['proxies'])} proxies", "", rows(titles, cells)]
 
 
@@ -61,6 +61,11 @@ def _phase(proxy: dict[str, Any]) -> list[str]:
     waits = [f"waits for {each['resource']}" for each in proxy["waits_for"]]
     held = [f"holds back {each['resource']}, which needs {', '.join(each['clusters'])}" for each in proxy["held_back"]]
     return [proxy["phase"] + (" (late)" if proxy["late"] else ""), *waits, *held]
+
+
+def _type(name: str, kind: dict[str, Any]) -> str:
+    refused = f", {kind['nacked']} refused" if kind["nacked"] else ""
+    return f"{name} {kind['version'][:8]} {kind['acked']}/{kind['resources']}{refused}"
 
 
 def _refusal(refused: dict[str, Any]) -> str:

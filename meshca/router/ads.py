@@ -3,6 +3,7 @@
 Rules:
 - A proxy is known by its SVID. Its stream ends when that certificate does; it comes back with the next, which costs nothing (P11).
 - Each stream has its own delivery: a proxy that is slow or refuses holds back nobody.
+- A certificate is good for so many streams: the memory that somebody with one key can fill is bounded, and processes that share it fit.
 - What a proxy refused is logged once, with the objects that it came from.
 """
 
@@ -28,13 +29,15 @@ from meshca.router.world import World
 from sds.errors import NotAuthorized
 from sds.watch import Latest
 from sds.xds.resource import Node, Snapshot
-from sds.xds.server import aggregated_service
+from sds.xds.server import Unavailable, aggregated_service
 from sds.xds.session import Event, Nacked
 from spiffe.id import SpiffeID
 
 logger = logging.getLogger(__name__)
 
 Now = Callable[[], datetime]
+MOST_STREAMS = 64
+"""With one certificate. A proxy has a certificate of its own, and one stream."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -106,6 +109,8 @@ class Router:
     @asynccontextmanager
     async def _open(self, context: ServicerContext[Any, Any], node: Node) -> AsyncIterator["_Feed"]:
         peer = self.identify(context)
+        if sum(each.peer.serial == peer.serial for each in self.clients.values()) >= MOST_STREAMS:
+            raise Unavailable(f"{MOST_STREAMS} streams are open with this certificate")
         now = self._now()
         proxy = Proxy.read(peer.spiffe_id, node)
         client = Client(peer=peer, proxy=proxy, node=node.id, since=now, delivery=Delivery(gated=not proxy.is_grpc))

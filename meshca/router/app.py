@@ -5,16 +5,12 @@ Rules: it listens once it has an identity and has read its configuration; from t
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-import grpc
-
-from meshca.errors import CannotStart
 from meshca.router.ads import Router
 from meshca.router.directory import Files, watch
 from meshca.router.identity import Credentials
@@ -23,6 +19,7 @@ from meshca.router.parsing import Parser
 from meshca.router.publishing import publish
 from meshca.router.ramp_store import RampDirectory
 from meshca.router.ramping import Ramping
+from meshca.router.serving import serving
 from meshca.router.state import State, following
 from meshca.router.status import serve_status, status
 from meshca.router.table import DEFAULT_DOMAIN
@@ -31,15 +28,6 @@ from meshca.router.worlds import read_files, world_of
 from sds.endpoint import Endpoint
 from sds.watch import Latest
 from sds.workload_client import WorkloadClient
-
-DRAIN_SECONDS = 1.0
-MOST_STREAMS = 100
-_OPTIONS = (
-    ("grpc.max_concurrent_streams", MOST_STREAMS),
-    ("grpc.so_reuseport", 0),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-)
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +90,8 @@ async def running_router(settings: RouterSettings) -> AsyncIterator[Running]:
         try:
             await worlds.newer(0)
             services = (router.service(), reports.service())
-            async with _serving(services, credentials, settings) as port, _telling(running, settings.status_socket):
+            served = serving(services, credentials, settings.address, settings.port)
+            async with served as port, _telling(running, settings.status_socket):
                 running.port = port
                 yield running
         finally:
@@ -167,27 +156,3 @@ async def _telling(running: Running, path: Path | None) -> AsyncIterator[None]:
         return
     async with serve_status(path, lambda: status(running.router, running.state.value, running.ramping.observed)):
         yield
-
-
-@asynccontextmanager
-async def _serving(
-    services: Sequence[Any], credentials: Latest[Credentials | None], settings: RouterSettings
-) -> AsyncIterator[int]:
-    """Serve over mutual TLS. Raises CannotStart."""
-    server = grpc.aio.server(options=_OPTIONS)
-    server.add_generic_rpc_handlers(services)
-
-    def current() -> Any:
-        return credentials.value.configuration if credentials.value else None
-
-    secure = grpc.dynamic_ssl_server_credentials(current(), current, require_client_authentication=True)
-    address = f"{settings.address}:{settings.port}"
-    try:
-        port = server.add_secure_port(address, secure)
-    except RuntimeError as error:
-        raise CannotStart(f"the router can not listen on {address}: is something else there?") from error
-    await server.start()
-    try:
-        yield port
-    finally:
-        await server.stop(DRAIN_SECONDS)

@@ -124,6 +124,11 @@ class Delivery:
         self._decide()
         return tuple(self._snapshots[type_url] for type_url in ORDER if type_url in self._snapshots)
 
+    def accepted(self, type_url: str, resources: Mapping[str, Resource]) -> int:
+        """How many of these resources of a type the client has accepted, or had already."""
+        ledger = self._ledgers[type_url]
+        return sum(ledger.good(name) == resource.version for name, resource in resources.items())
+
     def next_deadline(self) -> datetime | None:
         """When `on_time` is due, unless something comes in before."""
         self._decide()

@@ -1,22 +1,19 @@
 """Who the router is, and who dials it: mutual TLS with SVIDs in both directions.
 
 Rules:
-- The serving certificate is taken anew at each handshake, so that a rotation needs no restart and no connection.
 - gRPC checks that a client's chain leads to our roots. Whose it is we verify ourselves, by the checklist of `spiffe.x509verify` and against
   the bundle of our own trust domain only: nobody else's workloads are configured here.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
-import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from meshca.model import ROUTER_PATH
 from sds.errors import NotAuthorized
-from sds.provider import Identity
 from sds.workload_client import X509Context
 from spiffe.bundle import BundleSet
 from spiffe.errors import SpiffeError
@@ -29,6 +26,7 @@ class Peer:
     """A client, by its SVID, which holds until `not_after`."""
 
     spiffe_id: SpiffeID
+    serial: int
     not_after: datetime
 
 
@@ -38,8 +36,10 @@ class Credentials:
 
     own: TrustDomain
     bundles: BundleSet
-    configuration: Any = field(repr=False)
-    """A `grpc.ServerCertificateConfiguration`."""
+    key: bytes = field(repr=False)
+    chain: bytes
+    roots: bytes
+    """All PEM."""
 
     @classmethod
     def of(cls, context: X509Context) -> "Credentials | None":
@@ -51,15 +51,17 @@ class Credentials:
         bundle = context.bundles.get(own)
         if bundle is None or not bundle.x509_authorities:
             return None
-        roots = b"".join(each.public_bytes(Encoding.PEM) for each in bundle.x509_authorities)
-        return cls(own=own, bundles=BundleSet([bundle]), configuration=_configuration(found, roots))
+        return cls(
+            own=own,
+            bundles=BundleSet([bundle]),
+            key=found.svid.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            chain=_pem(found.svid.chain),
+            roots=_pem(bundle.x509_authorities),
+        )
 
 
-def _configuration(identity: Identity, roots: bytes) -> Any:
-    svid = identity.svid
-    key = svid.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    chain = b"".join(each.public_bytes(Encoding.PEM) for each in svid.chain)
-    return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=roots)
+def _pem(certificates: Iterable[x509.Certificate]) -> bytes:
+    return b"".join(each.public_bytes(Encoding.PEM) for each in certificates)
 
 
 def identify(evidence: dict[str, list[bytes]], credentials: Credentials, now: datetime) -> Peer:
@@ -68,6 +70,7 @@ def identify(evidence: dict[str, list[bytes]], credentials: Credentials, now: da
         leaf = x509.load_pem_x509_certificate(evidence["x509_pem_cert"][0])
         others = b"".join(evidence.get("x509_pem_cert_chain", ()))
         chain = (leaf, *(x509.load_pem_x509_certificates(others) if others else ()))
-        return Peer(spiffe_id=verify(chain, credentials.bundles, now), not_after=leaf.not_valid_after_utc)
+        spiffe_id = verify(chain, credentials.bundles, now)
+        return Peer(spiffe_id=spiffe_id, serial=leaf.serial_number, not_after=leaf.not_valid_after_utc)
     except (KeyError, IndexError, ValueError, SpiffeError) as error:
         raise NotAuthorized(f"the client's certificate proves no identity here: {error}") from error

@@ -11,17 +11,19 @@ from typing import Any
 
 from aiohttp import web
 
-from meshca.router.ads import Client, Router
+from meshca.router.ads import Client, Router, target
 from meshca.router.objects import Origin
 from meshca.router.ramping import Observed
 from meshca.router.state import State
-from meshca.router.target import Standing, Waiting
+from meshca.router.target import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, Standing, Waiting
 from sds.unix_socket import SocketSpec, listen
+from sds.xds.resource import combined_version, versions
 
 Json = dict[str, Any]
 
 SOCKET_MODE = 0o600
 _DRAIN_SECONDS = 1.0
+_TYPES = {"CDS": CLUSTERS, "EDS": ENDPOINTS, "LDS": LISTENERS, "RDS": ROUTES}
 
 
 @asynccontextmanager
@@ -97,7 +99,19 @@ def _proxy(client: Client) -> Json:
         "certificate_until": _time(client.peer.not_after),
         "config_bytes": sum(map(len, client.bodies)),
         "resources": len(client.bodies),
+        "types": {name: _type(client, standing, type_url) for name, type_url in _TYPES.items()},
         **_standing(standing),
+    }
+
+
+def _type(client: Client, standing: Standing, type_url: str) -> Json:
+    """What it is to have of a type, under one version for all of it, and what it said to that."""
+    resources = target(client.view).of(type_url) if client.view else {}
+    return {
+        "version": combined_version(versions(resources.values())) if resources else "",
+        "resources": len(resources),
+        "acked": client.delivery.accepted(type_url, resources),
+        "nacked": sum(each.type_url == type_url for each in standing.refused),
     }
 
 

@@ -34,6 +34,7 @@ spec:
 """
 HALVES = CANARY.replace("95", "50").replace("weight: 5\n", "weight: 50\n")
 REQUESTS = 20_000
+FEW_FLIPS = 50
 FLIPS = int(os.environ.get("MESHCA_TEST_FLIPS", "1000"))
 BOTH = {"api-v1": "v1", "api-v2": "v2"}
 
@@ -89,6 +90,18 @@ async def test_a_thousand_flips_between_subsets_under_load_fail_no_request(tmp_p
         assert under.bad == {}
         assert min(under.good["v1"], under.good["v2"]) > 0
         assert await reasons(mesh) == {}
+
+
+async def test_an_envoy_that_is_sent_the_state_of_the_world_loses_no_request_either(tmp_path: Path):
+    async with routed_mesh(tmp_path, BOTH, ("route.yaml", only("v1")), incremental=False) as mesh:
+        async with mesh.under_load() as under:
+            for flip in range(FEW_FLIPS):
+                mesh.write("route.yaml", only("v2" if flip % 2 == 0 else "v1"))
+                await mesh.settled()
+        assert under.bad == {}
+        assert min(under.good["v1"], under.good["v2"]) > 0
+        assert await reasons(mesh) == {}
+        assert (await mesh.envoys["frontend"].stats(r"cluster_manager\.cds\.update_rejected")) == {}
 
 
 FAULTS = """\

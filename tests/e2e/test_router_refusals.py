@@ -59,14 +59,15 @@ def refusals(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [each for each in caplog.records if each.message == "configuration refused by a proxy"]
 
 
+def told(made: Fleet) -> Any:
+    """What status tells of the real proxy."""
+    proxies = status(made.running.router, made.running.state.value, {})["proxies"]
+    return next(each for each in proxies if each["node"] == "real-0")
+
+
 async def refused(made: Fleet) -> list[Any]:
-    """What status tells of the first proxy's refusals, once there is any."""
-
-    def told() -> Any:
-        proxies = status(made.running.router, made.running.state.value)["proxies"]
-        return next(each["refused"] for each in proxies if each["node"] == "real-0")
-
-    return list(await until(told))
+    """Its refusals, once there is any."""
+    return list(await until(lambda: told(made)["refused"]))
 
 
 @pytest.mark.slow
@@ -79,12 +80,14 @@ async def test_one_bad_cluster_of_five_hundred_is_named_refused_once_and_told(
         world = made.running.worlds.value
         assert world is not None
         made.running.wanted.set(with_bad(world, cluster=bad_cluster(name, proof)))
-        (told,) = await refused(made)
-        assert told["resource"] == name
-        assert told["objects"] == [f"ServiceEntry default/service-{BAD} (service-{BAD}.yaml:2)"]
+        (refusal,) = await refused(made)
+        assert refusal["resource"] == name
+        assert refusal["objects"] == [f"ServiceEntry default/service-{BAD} (service-{BAD}.yaml:2)"]
         made.write(8, 5)
         await until(lambda: made.running.is_settled)
         assert len(refusals(caplog)) == 1
+        clusters = told(made)["types"]["CDS"]
+        assert (clusters["resources"], clusters["acked"], clusters["nacked"]) == (500, 499, 1)
         stats = await made.envoys[0].stats(r"cluster\.outbound.*membership_total")
         assert len(stats) == 500
 
@@ -97,8 +100,8 @@ async def test_one_bad_assignment_that_envoy_does_not_name_is_found_by_halves(
         world = new_world(services)
         proof = origins(world.table.services[key(BAD).host])
         made.running.wanted.set(with_bad(world, assignment=bad_assignment(name, proof)))
-        (told,) = await refused(made)
-        assert told["resource"] == name
+        (refusal,) = await refused(made)
+        assert refusal["resource"] == name
         print(f"{len(refusals(caplog))} refusals for one bad assignment of {services}")
         assert 1 < len(refusals(caplog)) <= math.ceil(math.log2(services)) + 1
 

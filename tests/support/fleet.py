@@ -9,7 +9,7 @@ from meshca.client import connect
 from meshca.clock import SystemClock
 from meshca.demo.envoys import Envoy, running_envoy
 from meshca.demo.server import register, running_server
-from meshca.model import router_name
+from meshca.model import router_names
 from meshca.router.app import RouterSettings, Running, running_router
 from meshca.router.table import ClusterKey
 from sds.endpoint import Endpoint
@@ -134,7 +134,7 @@ async def fleet(directory: Path, *, simulated: int, real: int = REAL) -> AsyncIt
             for name in names
         ]
         sockets = [server.sockets[name] for name in crowds]
-        name = router_name(TrustDomain(TRUST_DOMAIN))
+        name, _ = router_names(TrustDomain(TRUST_DOMAIN))
         simulations = await stack.enter_async_context(crowd(running.port, name, sockets, simulated))
         made = Fleet(config=config, settings=settings, router=router, running=running, envoys=envoys, crowd=simulations)
         await made.settled()

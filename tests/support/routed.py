@@ -256,6 +256,7 @@ def sidecar(
     app_ports: Mapping[int, int],
     outbound_port: int = 0,
     access_log: str = "",
+    incremental: bool = True,
 ) -> BootstrapSpec:
     """The bootstrap of one sidecar, as `meshca envoy bootstrap --router` prints it."""
     link = RouterLink(
@@ -266,6 +267,7 @@ def sidecar(
         outbound_port=outbound_port,
         app_ports=app_ports,
         access_log=access_log,
+        incremental=incremental,
     )
     return BootstrapSpec(
         node_id=name,
@@ -279,7 +281,7 @@ def sidecar(
 
 @asynccontextmanager
 async def routed_mesh(
-    directory: Path, versions: Mapping[str, str], *files: tuple[str, str]
+    directory: Path, versions: Mapping[str, str], *files: tuple[str, str], incremental: bool = True
 ) -> AsyncIterator[RoutedMesh]:
     """Run it: a frontend, and for each name a replica of api-server of that version. `files` are further configuration."""
     async with AsyncExitStack() as stack:
@@ -327,6 +329,6 @@ async def routed_mesh(
         for name in [*versions, "frontend"]:
             ports = {replicas[name].port: replicas[name].app_port} if name in replicas else {}
             log = str(directory / name / ACCESS_LOG)
-            spec = sidecar(server, name, running.port, app_ports=ports, access_log=log)
+            spec = sidecar(server, name, running.port, app_ports=ports, access_log=log, incremental=incremental)
             mesh.envoys[name] = await stack.enter_async_context(running_envoy(name, spec, directory / name))
         yield mesh

@@ -194,7 +194,7 @@ async def test_a_refusal_by_a_proxy_sends_it_back(rig: Rig):
     wanted = Target(clusters={}, endpoints={}, listeners={"http": listener}, routes={"http": route}, needs={})
     delivery = Delivery()
     delivery.set_target(wanted, rig.clock.now())
-    peer = Peer(spiffe_id=account("frontend"), not_after=rig.clock.now())
+    peer = Peer(spiffe_id=account("frontend"), serial=1, not_after=rig.clock.now())
     client = Client(peer=peer, proxy=Proxy(identity=peer.spiffe_id), node="n", since=rig.clock.now(), delivery=delivery)
     rig.router.clients[1] = client
     assert (await rig.look()).ramped.canary.weight == 5
