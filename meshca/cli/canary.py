@@ -11,7 +11,7 @@ import typer
 
 from meshca.cli.exits import Exit, Failure
 from meshca.cli.options import Format, Output
-from meshca.cli.output import emit, facts
+from meshca.cli.output import emit, emit_event, facts
 from meshca.cli.router_files import Domain, StatusSocket, read_state
 from spiffe.id import TrustDomain
 
@@ -66,7 +66,8 @@ def start(
     fresh = to_begin(service.http, ramp)
     _check_endpoints(state, service, fresh)
     after = started(service.canary, fresh, _now())
-    _write(config_dir, service, service.canary or fresh, after, output)
+    _write(config_dir, service, service.canary or fresh, after)
+    _say(service, after, output, streams=watch)
     if watch:
         _follow(status_socket, service.origin.label, after, output)
 
@@ -165,7 +166,9 @@ def _change(
     there = service.canary
     if there is None or not there.is_live:
         raise Failure(Exit.FAILED, f"no ramp of {host} is under way{_ended(state, service)}")
-    _write(directory, service, there, change(there, _now()), output)
+    after = change(there, _now())
+    _write(directory, service, there, after)
+    _say(service, after, output)
 
 
 def _ended(state: "State", service: "VirtualService") -> str:
@@ -177,11 +180,16 @@ def _ended(state: "State", service: "VirtualService") -> str:
     return f": {progress.phase}, {progress.reason}" if progress else ""
 
 
-def _write(directory: Path, service: "VirtualService", before: "Canary", after: "Canary", output: Format) -> None:
-    from meshca.router.ramp import ramp_text
+def _write(directory: Path, service: "VirtualService", before: "Canary", after: "Canary") -> None:
     from meshca.router.ramp_store import RampDirectory
 
     RampDirectory(directory).write(service.origin, before, after)
+
+
+def _say(service: "VirtualService", after: "Canary", output: Format, *, streams: bool = False) -> None:
+    """What was written; as the first line of a stream where more follows."""
+    from meshca.router.ramp import ramp_text
+
     progress = after.progress
     document = {
         "object": service.origin.label,
@@ -191,7 +199,10 @@ def _write(directory: Path, service: "VirtualService", before: "Canary", after: 
         "start": progress.start if progress else None,
         "weight": after.weight,
     }
-    emit(document, output, lambda: facts(document.items()))
+    if streams and output is not Format.TABLE:
+        emit_event(document, output, "")
+    else:
+        emit(document, output, lambda: facts(document.items()))
 
 
 def _follow(status_socket: str, label: str, written: "Canary | None", output: Format) -> None:

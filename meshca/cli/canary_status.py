@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from meshca.cli.exits import Exit, Failure
 from meshca.cli.options import Format
 from meshca.cli.output import emit_event, remark, rows
-from meshca.cli.values import format_duration
+from meshca.cli.values import format_duration, printable
 
 Json = dict[str, Any]
 
@@ -29,7 +29,7 @@ def tables(canaries: Iterable[Json], now: datetime) -> list[RenderableType]:
     """For eyes: problems first."""
     known = list(canaries)
     problems: list[RenderableType] = [
-        f"PROBLEM: {each['object']}: {each['problem']}" for each in known if each["problem"]
+        f"PROBLEM: {printable(each['object'])}: {printable(each['problem'])}" for each in known if each["problem"]
     ]
     cells = (
         (

@@ -40,6 +40,10 @@ async def _ask(path: Path) -> dict[str, Any]:
 def tables(found: dict[str, Any]) -> list[RenderableType]:
     """For eyes: problems first."""
     lines: list[RenderableType] = [f"PROBLEM: {printable(each)}" for each in found["problems"]]
+    ramps = found["canaries"]
+    lines += [
+        f"PROBLEM: {printable(each['object'])}: {printable(each['problem'])}" for each in ramps if each["problem"]
+    ]
     lines += [f"warning: {printable(each)}" for each in found["warnings"]]
     cells = (
         (

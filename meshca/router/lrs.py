@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 from envoy.config.endpoint.v3.load_report_pb2 import ClusterStats
 from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest, LoadStatsResponse
+from google.protobuf.duration_pb2 import Duration
 from grpc.aio import ServicerContext
 
 from meshca.router.identity import Peer
@@ -24,6 +25,7 @@ from spiffe.id import SpiffeID
 MayReport = Callable[[SpiffeID, str], bool]
 """Whether an identity may call a service, by its host."""
 _IDLE = timedelta(hours=1)
+_NANOS = 1e9
 
 
 class LoadReports:
@@ -95,8 +97,14 @@ def _load(stats: ClusterStats) -> Load:
     return Load(
         cluster=stats.cluster_name,
         tally=sum(_tallies(stats), NONE),
-        period=min(stats.load_report_interval.ToTimedelta(), _IDLE),
+        period=_period(stats.load_report_interval),
     )
+
+
+def _period(said: Duration) -> timedelta:
+    """What was said, as far as a period can be that long."""
+    seconds = said.seconds + said.nanos / _NANOS
+    return timedelta(seconds=min(max(seconds, 0), _IDLE.total_seconds()))
 
 
 def _tallies(stats: ClusterStats) -> Iterator[Tally]:

@@ -112,10 +112,15 @@ class Ramping:
         key = canary.ramp, canary.progress, canary.weight
         window = self.loads.window(label, key, ramped.new.name, ramped.old.name, now)
         seen = _seen(window, ramped.endpoints, self._refusal(label) if canary.is_live else "")
-        problem = ramped.problem or self._failures.get(label, "")
-        if canary.is_live and not problem:
-            problem = self._store.obstacle(ramped.origin)
-        return Observed(ramped=ramped, seen=seen, decision=decide(canary, seen, now), problem=problem)
+        decision = decide(canary, seen, now)
+        if decision.action is Action.WAIT:
+            self._failures.pop(label, None)
+        return Observed(ramped=ramped, seen=seen, decision=decision, problem=self._problem(ramped))
+
+    def _problem(self, ramped: Ramped) -> str:
+        """What is in the way of the ramp, if anything is."""
+        obstacle = self._store.obstacle(ramped.origin) if ramped.canary.is_live else ""
+        return ramped.problem or self._failures.get(ramped.origin.label, "") or obstacle
 
     async def _write(self, observed: Observed, now: datetime) -> None:
         ramped, label = observed.ramped, observed.ramped.origin.label

@@ -182,7 +182,8 @@ def router(path: Path, *answers: dict[str, Any]) -> Iterator[None]:
     left = list(answers)
 
     def tell() -> dict[str, Any]:
-        return {"canaries": [left.pop(0) if len(left) > 1 else left[0]]}
+        canaries = [left.pop(0) if len(left) > 1 else left[0]]
+        return {"objects": 2, "problems": [], "warnings": [], "proxies": [], "canaries": canaries}
 
     ready, loop, end = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
 
@@ -215,6 +216,8 @@ def test_status_shows_what_was_asked_and_what_came_about(run: Run, tmp_path: Pat
         }
         other = run("canary", "status", "other", "--status-socket", str(path))
         assert (other.code, other.err) == (Exit.NOT_FOUND, "error: the router knows no ramp of other\n")
+        said_too = run("router", "status", "--status-socket", str(path)).out
+        assert said_too.startswith("PROBLEM: VirtualService default/api-server: it can not be written\n")
     assert run("canary", "status", "--status-socket", str(path)).code == Exit.UNREACHABLE
 
 
@@ -242,4 +245,8 @@ def test_start_can_watch_what_it_started_and_nothing_before(canary: Run, tmp_pat
         found = canary("start", "--to", "v2", "--watch", "--status-socket", str(path))
     assert found.code == Exit.OK
     assert "aborted" not in found.out
+    assert canary("abort").code == Exit.OK
+    with router(path, new):
+        stream = canary("start", "--to", "v2", "--watch", "--status-socket", str(path), "--output", "json")
+    assert [json.loads(line)["phase"] for line in stream.out.splitlines()] == ["running", "promoted"]
     assert found.out.splitlines()[-1].startswith("06:40:20Z v2 promoted: asked 100 %")

@@ -99,6 +99,18 @@ async def test_reports_are_counted_over_all_localities_with_what_was_turned_away
         stream.cancel()
 
 
+@pytest.mark.parametrize("seconds", [-(2**63), -1, 0, 2**63 - 1])
+async def test_a_period_that_can_not_be_does_no_harm(seconds: int):
+    async with serving() as server:
+        server.loads.asked.set(ASKED)
+        stream, request = server.stream("frontend"), report(NEW)
+        request.cluster_stats[0].load_report_interval.CopyFrom(Duration(seconds=seconds))
+        await stream.write(request)
+        await until(lambda: server.window.heard)
+        assert bool(server.window.split) == (seconds <= 0)
+        stream.cancel()
+
+
 async def test_what_a_reporter_may_not_call_or_was_not_asked_for_does_not_count():
     async with serving() as server:
         server.loads.asked.set(ASKED)
