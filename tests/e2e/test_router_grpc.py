@@ -380,3 +380,24 @@ async def test_the_ca_is_killed_and_every_key_replaced_under_load_and_no_call_fa
     seen = await mesh.client.stop()
     print(f"rotation under load: {seen}")
     assert set(seen) == {"v1", "v2"}
+
+
+async def test_what_a_client_reports_takes_a_canary_on_and_what_fails_takes_it_back(mesh: Mesh):
+    split = rules(SPLIT.format(v1=50, v2=50))
+    ramp = "metadata: {annotations: {meshca.dev/canary: to=v2 step=10 every=1s max-5xx=1%}, "
+    forbidding = POLICY.replace("/test.Echo/Say", "/test.Echo/Other")  # it may still call the service, but not so
+    async with mesh.having(rules=split.replace("metadata: {", ramp)):
+
+        def weight() -> int | None:
+            return next((each.ramped.canary.weight for each in mesh.running.ramping.observed.values()), None)
+
+        await mesh.client.start()
+        await until(lambda: weight() == 60, within=40)
+        async with mesh.having(policy=forbidding):
+            await until(lambda: weight() == 50, within=40)
+        await mesh.client.stop()
+        (found,) = mesh.running.ramping.observed.values()
+        progress = found.ramped.canary.progress
+        assert progress
+        print(f"gRPC: {progress.reason}")
+        assert (progress.phase, "requests to v2 failed" in progress.reason) == ("stepped-back", True)
