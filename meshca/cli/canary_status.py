@@ -1,7 +1,7 @@
 """What `meshca canary status` and `watch` show of the router's answers."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -68,19 +68,24 @@ def _next(canary: Json, now: datetime) -> str:
     return format_duration(max(left, timedelta()))
 
 
-def follow(ask: Callable[[], list[Json]], label: str, since: datetime | None, output: Format) -> str:
+def follow(
+    ask: Callable[[], list[Json]],
+    label: str,
+    since: datetime | None,
+    output: Format,
+    patience: float = TAKES_NOTICE_SECONDS,
+) -> str:
     """Print one line at each report and each change, until the ramp is over; return how it ended.
 
-    With `since`, what was before is not this ramp. A router that is started again meanwhile is waited for. Raises Failure.
+    With `since`, what was before is not this ramp, and the router has `patience` (seconds) to find it. Raises Failure.
     """
     shown: object = None
-    patience = time.monotonic() + TAKES_NOTICE_SECONDS
-    while True:
-        found = _latest(_asked(ask, is_first=shown is None), label, since)
-        if found is None and shown is None and time.monotonic() > patience:
-            raise Failure(
-                Exit.NOT_FOUND, f"the router does not know this ramp of {label}: does it watch this directory?"
-            )
+    deadline = time.monotonic() + patience
+    for canaries in _answers(ask):
+        found = _latest(canaries, label, since)
+        if found is None and shown is None and time.monotonic() > deadline:
+            text = f"the router does not know this ramp of {label}: does it watch this directory?"
+            raise Failure(Exit.NOT_FOUND, text)
         if found is not None:
             news = [found[name] for name in ("phase", "weight", "since", "problem")] + [found["seen"]["last_report"]]
             if news != shown:
@@ -88,17 +93,24 @@ def follow(ask: Callable[[], list[Json]], label: str, since: datetime | None, ou
                 emit_event(found, output, _line(found))
             if found["phase"] not in _LIVE:
                 return str(found["phase"])
+    raise AssertionError("there is no end of answers")
+
+
+def _answers(ask: Callable[[], list[Json]]) -> Iterator[list[Json]]:
+    """What the router says, again and again. One that answered and does so no more is waited for, which is told once."""
+    is_known = is_gone = False
+    while True:
+        try:
+            canaries = ask()
+            is_known, is_gone = True, False
+        except Failure as failure:
+            if not is_known or failure.code is not Exit.UNREACHABLE:
+                raise
+            if not is_gone:
+                remark("the router does not answer: waiting for it")
+            canaries, is_gone = [], True
+        yield canaries
         time.sleep(LOOK_SECONDS)
-
-
-def _asked(ask: Callable[[], list[Json]], *, is_first: bool) -> list[Json]:
-    try:
-        return ask()
-    except Failure as failure:
-        if is_first or failure.code is not Exit.UNREACHABLE:
-            raise
-        remark("the router does not answer: waiting for it")
-        return []
 
 
 def _latest(canaries: list[Json], label: str, since: datetime | None) -> Json | None:

@@ -3,12 +3,15 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from meshca.cli.exits import Exit
+from meshca.cli.canary_status import follow
+from meshca.cli.exits import Exit, Failure
+from meshca.cli.options import Format
 from meshca.router.status import serve_status
 from tests.meshca.cli.conftest import Run
 from tests.support.ramps import ROUTE
@@ -235,6 +238,28 @@ def test_watch_prints_what_it_saw_until_the_end_and_its_code_says_which(run: Run
         found = run("canary", "watch", "api-server", "--status-socket", str(path), "--output", "json")
     assert found.code == Exit.OK
     assert [json.loads(line)["phase"] for line in found.out.splitlines()] == ["running", "promoted"]
+
+
+def test_a_router_that_is_started_again_is_waited_for_and_one_that_was_never_there_is_not(
+    capsys: pytest.CaptureFixture[str],
+):
+    gone = Failure(Exit.UNREACHABLE, "no router answers")
+    answers: list[list[dict[str, Any]] | Failure] = [[said()], gone, gone, [said("promoted", 100)]]
+
+    def ask() -> list[dict[str, Any]]:
+        answer = answers.pop(0)
+        if isinstance(answer, Failure):
+            raise answer
+        return answer
+
+    assert follow(ask, said()["object"], None, Format.TABLE) == "promoted"
+    assert capsys.readouterr().err == "the router does not answer: waiting for it\n"
+    answers[:] = [gone]
+    with pytest.raises(Failure, match="no router answers"):
+        follow(ask, said()["object"], None, Format.TABLE)
+    answers[:] = [[]] * 9
+    with pytest.raises(Failure, match="the router does not know this ramp of VirtualService default/api-server"):
+        follow(ask, said()["object"], datetime(2026, 11, 27, tzinfo=UTC), Format.TABLE, patience=0)
 
 
 def test_start_can_watch_what_it_started_and_nothing_before(canary: Run, tmp_path: Path):

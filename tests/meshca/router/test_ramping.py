@@ -204,6 +204,13 @@ async def test_a_refusal_by_a_proxy_sends_it_back(rig: Rig):
     assert "a proxy refuses this route: " in rig.text
 
 
+async def test_a_ramp_whose_host_is_anothers_takes_no_part(rig: Rig):
+    (rig.path / "another.yaml").write_text(ROUTE.replace("name: api-server", "name: another"))
+    rig.read()
+    await rig.ramping.look()
+    assert rig.ramping.observed == {}
+
+
 async def test_only_who_may_call_the_service_may_report_on_it(rig: Rig):
     assert rig.ramping.may_report(account("frontend"), "api-server")
     assert not rig.ramping.may_report(account("frontend"), "other")
