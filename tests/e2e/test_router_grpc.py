@@ -7,7 +7,8 @@ import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,9 @@ class Mesh:
 async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
     directory = tmp_path_factory.mktemp("grpc")
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(running_server(directory, [*NAMES, "proxied", "router"], settle="3s"))
+        server = await stack.enter_async_context(
+            running_server(directory, [*NAMES, "proxied", "brief", "router"], settle="3s")
+        )
         async with connect(server.admin_socket) as admin:
             await register(admin, str(ROUTER), "socket:router")
             for name in [*NAMES, "proxied"]:
@@ -342,6 +345,26 @@ async def test_programs_with_and_without_a_proxy_call_each_other(mesh: Mesh, tmp
         assert await mesh.asked("behind") == "behind a proxy"
         async with caller(None, f"127.0.0.1:{await envoy.port('outbound')}", "alone") as client:
             assert await client.ask(10) == {"without a proxy": 10}
+
+
+@pytest.mark.envoy
+@pytest.mark.slow
+async def test_programs_and_proxies_are_there_again_with_the_next_certificate_when_one_ends(mesh: Mesh, tmp_path: Path):
+    def since() -> dict[str, datetime]:
+        return {each.node: each.since for each in mesh.running.router.clients.values() if each.node in {"a", "b"}}
+
+    async with AsyncExitStack() as stack:
+        async with connect(mesh.server.admin_socket) as admin:
+            await register(admin, f"spiffe://{TRUST_DOMAIN}/brief", "socket:brief", ttl=10)
+        certs = await stack.enter_async_context(files_of(mesh.server, "brief", tmp_path))
+        bootstrapped = await bootstrap(tmp_path, certs, mesh.running.port, "--node-id", "a")
+        spec = replace(sidecar(mesh.server, "brief", mesh.running.port, app_ports={}), node_id="b")
+        await stack.enter_async_context(running_envoy("brief", spec, tmp_path / "brief"))
+        client = await stack.enter_async_context(caller(bootstrapped, "xds:///api-server"))
+        await client.ask()
+        before = since()
+        assert len(before) == 2
+        await until(lambda: len(now := since()) == 2 and all(now[node] > before[node] for node in now), within=30)
 
 
 @pytest.mark.xfail(strict=True, reason="grpcio 1.84.0 to 1.85.3 (docs/routing.md): tell it there when this passes")
