@@ -34,7 +34,7 @@ def cluster(service: Service, key: ClusterKey, own: TrustDomain, identities: Ite
     policy = service.policy(key.port, key.subset)
     made = Cluster(name=key.name, type=Cluster.EDS, lb_policy=Cluster.ROUND_ROBIN)
     made.eds_cluster_config.eds_config.CopyFrom(ADS)
-    made.lrs_server.self.SetInParent()  # reports go to the router, once it asks for any
+    made.lrs_server.self.SetInParent()  # where loads are reported: to the router, which asks only while there is a ramp
     limit = made.circuit_breakers.thresholds.add()
     limit.max_requests.value = BREAKER if policy.max_requests is None else policy.max_requests
     made.transport_socket.CopyFrom(_towards(sorted(identities, key=str) or [nobody(own)]))

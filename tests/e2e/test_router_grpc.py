@@ -21,9 +21,11 @@ from meshca.demo.server import Server, register, running_server
 from meshca.proto import admin_pb2 as pb
 from meshca.router.app import RouterSettings, Running, running_router
 from meshca.router.directory import read
+from meshca.router.ramp import Phase
 from sds.endpoint import Endpoint
 from tests.support.pki import CA
 from tests.support.proxyless import Caller, bootstrap, caller, files_of, serving
+from tests.support.ramps import annotated
 from tests.support.routed import ROUTER, SERVICES, TRUST_DOMAIN, WORKLOAD, free_port, sidecar
 from tests.support.wait import until
 
@@ -322,6 +324,19 @@ def derived(bootstrapped: Path, directory: Path, partner: CA, *uris: str) -> Pat
     path = place / "bootstrap.json"
     path.write_text(json.dumps(document))
     return path
+
+
+async def test_a_canary_is_promoted_by_what_programs_without_a_proxy_report_themselves(mesh: Mesh):
+    def phase() -> object:
+        observed = mesh.running.ramping.observed.get("VirtualService default/api-server")
+        progress = observed and observed.ramped.canary.progress
+        return progress and progress.phase
+
+    await mesh.client.start()
+    async with mesh.having(canary=annotated("to=v2 step=50 every=1s max-5xx=1%")):
+        await until(lambda: phase() is Phase.PROMOTED, within=40)
+        assert set(await mesh.client.stop()) == {"v1", "v2"}
+        assert set(await mesh.client.ask(100)) == {"v2"}
 
 
 @pytest.mark.envoy
