@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-from meshca.bootstrap_spec import BootstrapSpec, Inbound, Outbound, RouterLink
+from meshca.bootstrap_spec import BootstrapSpec, Inbound, Outbound, RouterLink, Transparent
 from spiffe.id import SpiffeID
 
-__all__ = ["BootstrapSpec", "Inbound", "Outbound", "RouterLink", "envoy_bootstrap"]
+__all__ = ["BootstrapSpec", "Inbound", "Outbound", "RouterLink", "Transparent", "envoy_bootstrap"]
 
 Json = dict[str, Any]
 
@@ -75,6 +75,7 @@ def _from_router(router: RouterLink) -> Json:
         "meshca.outbound-port": str(router.outbound_port),
         **{f"meshca.app-port.{port}": str(app_port) for port, app_port in router.app_ports.items()},
         **({"meshca.access-log": router.access_log} if router.access_log else {}),
+        **(_redirected(router.transparent) if router.transparent else {}),
     }
     ads = {"ads": {}, "resource_api_version": "V3"}
     services = [{"envoy_grpc": {"cluster_name": ROUTER_CLUSTER}}]
@@ -104,6 +105,14 @@ def _from_router(router: RouterLink) -> Json:
             "stats_matcher": {"inclusion_list": {"patterns": [{"prefix": each} for each in STATISTICS]}},
             "stats_tags": [{"tag_name": "expected_spiffe_id", "regex": EXPECTED_IDENTITY}],
         },
+    }
+
+
+def _redirected(transparent: Transparent) -> Json:
+    return {
+        "meshca.transparent": "dual" if transparent.ipv6 else "ipv4",
+        "meshca.inbound-port": str(transparent.inbound_port),
+        "meshca.unknown": "pass" if transparent.passes_unknown else "refuse",
     }
 
 

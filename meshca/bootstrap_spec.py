@@ -84,13 +84,31 @@ class Outbound:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Transparent:
+    """How a proxy takes connections that `meshca capture` redirects to it: by where they were going.
+
+    Calls to the application come in at `inbound_port`. Without `ipv6` the host has none, and what is redirected there is refused. Where
+    nobody of the mesh is known is refused, unless `passes_unknown`: then it goes on as it is, in plaintext and without an identity.
+    """
+
+    inbound_port: int = 15006
+    ipv6: bool = True
+    passes_unknown: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a port that is none: the redirection has to name it."""
+        _check_port(self.inbound_port, lowest=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouterLink:
     """The routing server that listeners, routes and clusters come from, and what this proxy says there of its own place.
 
     `identity` is the only one that the router may show. `address` says which of its workload's endpoints this is (empty: all);
     `outbound_port` is where the application's calls go in; `app_ports` maps the ports of endpoints to those of the application;
-    `access_log` is the file that an access log goes to if Telemetry asks for one (empty: standard output).
-    Without `incremental` the older protocol is spoken, in which the state of the world is sent.
+    `access_log` is the file that an access log goes to if Telemetry asks for one (empty: standard output); `transparent` says how it
+    takes the calls of an application that knows nothing of it. Without `incremental` the older protocol is spoken, in which the state of
+    the world is sent.
     """
 
     host: str
@@ -101,6 +119,7 @@ class RouterLink:
     app_ports: Mapping[int, int] = field(default_factory=dict)
     access_log: str = ""
     incremental: bool = True
+    transparent: Transparent | None = None
 
     def __post_init__(self) -> None:
         """Refuse a router that could be anybody, and ports that are none."""

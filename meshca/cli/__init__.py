@@ -40,6 +40,11 @@ COMMANDS = (
     ("canary", "canary", "Guarded canaries: more and more requests for a new version, as long as they do not fail."),
     ("envoy", "envoy", "Write Envoy configuration that takes its certificates from our socket."),
     ("grpc", "grpc_bootstrap", "Write gRPC's xDS bootstrap: routes from the router, certificates from files."),
+    (
+        "capture",
+        "capture",
+        "Print, apply or remove the nftables rules that bring an application's connections to its Envoy.",
+    ),
 )
 _PLAIN = "run"
 _MODULES = {name: module for name, module, _ in COMMANDS}
@@ -75,7 +80,8 @@ def load(name: str) -> Any:
     if _MODULES[name] == _PLAIN:
         return command.commands[name]
     command.name = name
-    command.help = next(text for each, _, text in COMMANDS if each == name)
+    if isinstance(command, TyperGroup):
+        command.help = next(text for each, _, text in COMMANDS if each == name)
     return command
 
 

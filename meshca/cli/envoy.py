@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from meshca.bootstrap import BootstrapSpec, Inbound, Outbound, RouterLink, envoy_bootstrap
+from meshca.bootstrap import BootstrapSpec, Inbound, Outbound, RouterLink, Transparent, envoy_bootstrap
 from meshca.cli.options import Format, WorkloadSocket, workload_endpoint
 from meshca.cli.output import as_yaml
 from meshca.errors import InvalidInput
@@ -75,6 +75,29 @@ def bootstrap(
             metavar="PATH", help="With --router: the file for the access log; else standard output.", show_default=False
         ),
     ] = "",
+    transparent: Annotated[
+        bool,
+        typer.Option(
+            "--transparent", help="With --router: take what `meshca capture` redirects, by where it was going."
+        ),
+    ] = False,
+    inbound_port: Annotated[
+        int, typer.Option(help="With --transparent: where redirected calls to the application come in.")
+    ] = 15006,
+    ipv4_only: Annotated[
+        bool,
+        typer.Option(
+            "--ipv4-only", help="With --transparent: the host has no IPv6; what is redirected there is refused."
+        ),
+    ] = False,
+    pass_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--pass-unknown",
+            help="With --transparent: let calls to where nobody of the mesh is known go on as they are, in plaintext and without an "
+            "identity. A service that a policy hides from this workload is unknown to it, too. Else they are refused.",
+        ),
+    ] = False,
     sds_socket: WorkloadSocket = "",
     svid: SVIDName = "default",
     validation: BundleName = "ROOTCA",
@@ -88,6 +111,9 @@ def bootstrap(
 
     With --router the rest comes from the routing server, which must be SPIFFE ID spiffe://TRUST_DOMAIN/meshca/router.
     """
+    if (transparent and not router) or ((ipv4_only or pass_unknown) and not transparent):
+        raise InvalidInput("--transparent is for --router, and --ipv4-only and --pass-unknown are for --transparent")
+    redirected = Transparent(inbound_port=inbound_port, ipv6=not ipv4_only, passes_unknown=pass_unknown)
     peers = tuple(SpiffeID.parse(text) for text in allow or [])
     spec = BootstrapSpec(
         node_id=node_id or socket.gethostname(),
@@ -102,6 +128,7 @@ def bootstrap(
             outbound_port=outbound_port,
             apps=app or [],
             access_log=access_log,
+            transparent=redirected if transparent else None,
         )
         if router
         else None,
@@ -115,7 +142,14 @@ def bootstrap(
 
 
 def _router(
-    text: str, *, trust_domain: str, address: str, outbound_port: int, apps: list[str], access_log: str
+    text: str,
+    *,
+    trust_domain: str,
+    address: str,
+    outbound_port: int,
+    apps: list[str],
+    access_log: str,
+    transparent: Transparent | None,
 ) -> RouterLink:
     host, _, port = text.rpartition(":")
     pairs = [(each.partition("="), each) for each in apps]
@@ -127,6 +161,7 @@ def _router(
         outbound_port=outbound_port,
         app_ports={_port(outer, each): _port(inner, each) for (outer, _, inner), each in pairs},
         access_log=access_log,
+        transparent=transparent,
     )
 
 

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 
 from meshca.router.endpoints import Instance
 from meshca.router.objects import AuthorizationPolicy, HTTPRule, Origin
-from meshca.router.outbound import main_port, names_of
+from meshca.router.outbound import Outbounds, main_port, names_of
 from meshca.router.policy import applicable
 from meshca.router.request import Asked, holds
 from meshca.router.table import ClusterKey, Route, Service, VirtualHost
+from meshca.router.transparent import by_address
 from meshca.router.world import World, visible
+
+_UNKNOWN = "a proxy made with --transparent --pass-unknown sends it on as it is, in plaintext and without an identity; any other refuses it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,9 @@ class _Explainer:
         if service and port:
             self.steps.append(f"no VirtualService has {service.host}: all goes to the service itself")
             return self._to([(ClusterKey(service.host, port), 100.0)])
+        if key := self._redirected():
+            return self._to([(key, 100.0)])
+        self.steps.append(_UNKNOWN)
         return self._ends(f"502: no service is called {asked.host}")
 
     def _ends(self, verdict: str) -> Explanation:
@@ -73,6 +79,16 @@ class _Explainer:
                     self.steps.append(f"{self.asked.host} is {service.host}:{number}, {_at(service.entry.origin)}")
                     return service, number
         return None, self.asked.port
+
+    def _redirected(self) -> ClusterKey | None:
+        """The TCP service that a transparent proxy takes this address and port for."""
+        services, out = self.world.table.services, Outbounds().of(self.world, self.asked.caller)
+        for (port, address), key in by_address(services, out.tcp).items():
+            if (str(address), port) == (self.asked.host, self.asked.port):
+                where = _at(services[key.host].entry.origin)
+                self.steps.append(f"redirected to its proxy, {address}:{port} is {key.host}:{key.port}, {where}")
+                return key
+        return None
 
     def _by_rules(self, virtual: VirtualHost, port: int | None) -> Explanation:
         self.steps.append(f"its rules: {_at(virtual.origin)}")

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
-from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
+from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain, ListenerFilter
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
@@ -37,9 +37,11 @@ OUTBOUND = "outbound"
 """Name of the outbound HTTP listener and of its route configuration."""
 OUTBOUND_PORT = 15001
 LOOPBACK = "127.0.0.1"
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - a sidecar is there to be reached; RBAC decides who gets through
 
 _SILENT = Reports()
 _HTTP = "envoy.filters.network.http_connection_manager"
+_TCP = "envoy.filters.network.tcp_proxy"
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -53,6 +55,8 @@ class Inbound:
     app_port: int
     protocol: Protocol
     mode: MTLSMode = MTLSMode.STRICT
+    redirected: bool = False
+    """Whether connections come by redirection only, since the port is the application's own."""
 
     @property
     def name(self) -> str:
@@ -72,11 +76,16 @@ def outbound(port: int = OUTBOUND_PORT, reports: Reports = _SILENT) -> Listener:
 
 def outbound_tcp(key: ClusterKey, host: str, port: int, reports: Reports = _SILENT) -> Listener:
     """A listener for one TCP service, on the port of the service."""
-    proxy = TcpProxy(stat_prefix=key.stat_name, cluster=key.name, access_log=reports.tcp)
-    chain = _chain("envoy.filters.network.tcp_proxy", proxy)
-    made = Listener(name=f"{host}_{port}", address=address(host, port), filter_chains=[chain])
+    made = Listener(
+        name=f"{host}_{port}", address=address(host, port), filter_chains=[tcp_chain(key.name, key.stat_name, reports)]
+    )
     made.traffic_direction = 2
     return made
+
+
+def tcp_chain(cluster: str, stat_name: str, reports: Reports = _SILENT) -> FilterChain:
+    """A chain that takes a connection to a cluster, byte by byte."""
+    return _chain(_TCP, TcpProxy(stat_prefix=stat_name, cluster=cluster, access_log=reports.tcp))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +112,14 @@ def inbound(
         plain = made.filter_chains.add(filters=_inbound_filters(spec, plaintext, reports))
         plain.filter_chain_match.transport_protocol = "raw_buffer" if spec.mode is MTLSMode.PERMISSIVE else ""
     if spec.mode is MTLSMode.PERMISSIVE:
-        inspector = made.listener_filters.add(name="envoy.filters.listener.tls_inspector")
-        inspector.typed_config.Pack(TlsInspector(), deterministic=True)
+        made.listener_filters.append(tls_inspector())
+    return made
+
+
+def tls_inspector() -> ListenerFilter:
+    """What tells TLS from plaintext by the first bytes, and which name is asked for."""
+    made = ListenerFilter(name="envoy.filters.listener.tls_inspector")
+    made.typed_config.Pack(TlsInspector(), deterministic=True)
     return made
 
 
@@ -125,8 +140,7 @@ def inbound_cluster(spec: Inbound) -> Cluster:
 
 def _inbound_filters(spec: Inbound, guards: Guards, reports: Reports) -> list[Filter]:
     if not spec.protocol.is_http:
-        proxy = TcpProxy(stat_prefix=spec.name, cluster=spec.name, access_log=reports.tcp)
-        return [*guards.tcp, _filter("envoy.filters.network.tcp_proxy", proxy)]
+        return [*guards.tcp, *tcp_chain(spec.name, spec.name, reports).filters]
     manager = _manager(spec.name, guards.http, reports)
     # What RBAC judges must be what the application gets.
     manager.merge_slashes = True

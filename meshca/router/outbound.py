@@ -6,7 +6,7 @@ Rules:
   identity a look at what there is, and nothing that is made of it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
@@ -28,13 +28,14 @@ _NOT_FOUND = b"no such service, or none that this identity may call: see `meshca
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """A virtual host of this proxy: on one port of a service, or a mere name."""
+    """A virtual host of this proxy: on one `port` of a service, or a mere name."""
 
     name: str
     domains: tuple[str, ...]
     routes: tuple[RouteMessage, ...]
     keys: frozenset[ClusterKey]
     origins: tuple[Origin, ...]
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,15 @@ class Outbound:
             self.clusters[key.name] = cluster
             if assignment:
                 self.endpoints[key.name] = assignment
+
+    @property
+    def http_ports(self) -> frozenset[int]:
+        """The ports on which some service has HTTP."""
+        return frozenset(host.port for offer in self.offers for host in offer.hosts if host.port is not None)
+
+    def config_with(self, otherwise: VirtualHostMessage) -> Resource:
+        """The route configuration, with that for requests to hosts that nobody claims."""
+        return _config([host for offer in self.offers for host in offer.hosts], otherwise)
 
 
 class Seen(NamedTuple):
@@ -212,11 +222,16 @@ def _outbound(world: World, offers: tuple[Offer, ...]) -> Outbound:
     return Outbound(
         world=world,
         offers=offers,
-        config=pack(OUTBOUND, _configuration(hosts), tuple(origin for host in hosts for origin in host.origins)),
+        config=_config(hosts, _nowhere()),
         keys=tuple(keys),
         tcp=tuple(key for offer in offers for key in offer.tcp),
         needs=frozenset(key.name for key in keys),
     )
+
+
+def _config(hosts: Sequence[Host], otherwise: VirtualHostMessage) -> Resource:
+    made = _configuration(hosts, otherwise)
+    return pack(OUTBOUND, made, tuple(origin for host in hosts for origin in host.origins))
 
 
 def _service_hosts(service: Service, virtual: VirtualHost | None, caller: SpiffeID) -> Iterator[Host]:
@@ -232,6 +247,7 @@ def _service_hosts(service: Service, virtual: VirtualHost | None, caller: Spiffe
             routes=made,
             keys=keys,
             origins=(*origins(service), *((virtual.origin,) if virtual else ())),
+            port=port.number,
         )
 
 
@@ -251,12 +267,13 @@ def main_port(ports: Iterable[ServicePort]) -> ServicePort:
 
 
 def names_of(service: Service, caller: SpiffeID) -> tuple[str, ...]:
-    """What clients may call a host: in a cluster's scheme also its short names, as far as they are unambiguous for this caller."""
+    """What clients may call a host: its addresses too, and in a cluster's scheme its short names, where this caller can mean no other."""
     name, *rest = service.host.split(".")
+    addresses = (f"[{each}]" if ":" in each else each for each in service.entry.addresses)
     if len(rest) < 3 or rest[1] != "svc":  # noqa: PLR2004 - namespace, svc, domain
-        return (service.host,)
+        return (service.host, *addresses)
     here = caller.path.startswith(f"/ns/{rest[0]}/")
-    return (service.host, f"{name}.{rest[0]}.svc", f"{name}.{rest[0]}", *((name,) if here else ()))
+    return (service.host, f"{name}.{rest[0]}.svc", f"{name}.{rest[0]}", *((name,) if here else ()), *addresses)
 
 
 def _of_name(host: str) -> tuple[str, ...]:
@@ -264,8 +281,8 @@ def _of_name(host: str) -> tuple[str, ...]:
     return (host,) if host.startswith("*") else (host, f"{host}:*")
 
 
-def _configuration(hosts: Iterable[Host]) -> RouteConfiguration:
-    """All virtual hosts. A domain belongs to the first that claims it; a host that nobody has is answered at once."""
+def _configuration(hosts: Iterable[Host], otherwise: VirtualHostMessage) -> RouteConfiguration:
+    """All virtual hosts. A domain belongs to the first that claims it, and what nobody claims to `otherwise`."""
     made = RouteConfiguration(name=OUTBOUND)
     made.validate_clusters.value = False
     taken: set[str] = set()
@@ -279,11 +296,12 @@ def _configuration(hosts: Iterable[Host]) -> RouteConfiguration:
                 )
             )
     if "*" not in taken:
-        made.virtual_hosts.append(_nowhere())
+        made.virtual_hosts.append(otherwise)
     return made
 
 
 def _nowhere() -> VirtualHostMessage:
+    """Answered at once."""
     route = RouteMessage(name="block_all")
     route.match.prefix = "/"
     route.direct_response.status = 502

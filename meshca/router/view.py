@@ -6,20 +6,20 @@ Rules: each resource carries the objects that it came from, so that a NACK can b
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from meshca.router import listeners
+from meshca.router import listeners, transparent
 from meshca.router.endpoints import Instance
 from meshca.router.homes import home
-from meshca.router.listeners import LOOPBACK, OUTBOUND, Guards, Inbound
+from meshca.router.listeners import EVERYWHERE, LOOPBACK, OUTBOUND, Guards, Inbound
 from meshca.router.objects import ServicePort
 from meshca.router.outbound import Outbound, Outbounds
 from meshca.router.proxy import Proxy
 from meshca.router.reporting import of_client, of_server
 from meshca.router.telemetry import Telling
+from meshca.router.transparent import PASSTHROUGH
+from meshca.router.ways import Way, ways_in, ways_out
 from meshca.router.world import World, visible
 from sds.xds.resource import Resource
 from sds.xds.wire import pack
-
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - a sidecar is there to be reached; RBAC decides who gets through
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,31 +36,26 @@ class View:
 def view(world: World, proxy: Proxy, outbounds: Outbounds | None = None) -> View:
     """All that a proxy gets. With `outbounds` what it has in common with others is made once for all of them."""
     out = (outbounds or Outbounds()).of(world, proxy.identity)
-    tcp = {f"{LOOPBACK}_{key.port}": key for key in reversed(out.tcp) if key.port != proxy.outbound_port}
-    ways_in = tuple(_inbound(world, proxy))
-    apps = {spec.name: pack(spec.name, listeners.inbound_cluster(spec)) for spec, _ in ways_in}
+    inbound = tuple(_inbound(world, proxy))
+    apps = {spec.name: pack(spec.name, listeners.inbound_cluster(spec)) for spec, _ in inbound}
     tells = _heard(world, proxy, world.rules.tells(home(world, proxy)))
-    answers = [_heard(world, proxy, world.rules.tells(instance)) for _, instance in ways_in]
+    answers = [_heard(world, proxy, world.rules.tells(instance)) for _, instance in inbound]
     spans = _collectors(world, out, (tells, *answers))
-    reports = of_client(tells, proxy.identity, proxy.log_path)
-    inbound = [
-        (_inbound_listener(world, proxy, spec, instance, answer), frozenset({spec.name}) | answer.needs)
-        for (spec, instance), answer in zip(ways_in, answers, strict=True)
+    main, *tcp = ways_out(proxy, out, of_client(tells, proxy.identity, proxy.log_path))
+    main = replace(main, needs=main.needs | tells.needs, origins=tells.origins)
+    made = [
+        (spec, _way(world, proxy, spec, instance, answer))
+        for (spec, instance), answer in zip(inbound, answers, strict=True)
     ]
+    ways = {way.listener.name: way for way in (main, *tcp, *ways_in(proxy, made))}
+    passes = proxy.transparent is not None and proxy.transparent.passes_unknown
+    beyond = {PASSTHROUGH: pack(PASSTHROUGH, transparent.passthrough())} if passes else {}
     return View(
-        clusters=out.clusters | apps | {cluster.name: cluster for cluster, _ in spans},
+        clusters=out.clusters | apps | {cluster.name: cluster for cluster, _ in spans} | beyond,
         endpoints=out.endpoints | {each.name: each for _, each in spans if each} if spans else out.endpoints,
-        listeners={
-            OUTBOUND: pack(OUTBOUND, listeners.outbound(proxy.outbound_port, reports), tells.origins),
-            **{name: pack(name, listeners.outbound_tcp(key, LOOPBACK, key.port, reports)) for name, key in tcp.items()},
-            **{resource.name: resource for resource, _ in inbound},
-        },
-        routes={OUTBOUND: out.config},
-        needs={
-            OUTBOUND: out.needs | tells.needs,
-            **{name: frozenset({key.name}) for name, key in tcp.items()},
-            **{resource.name: needed for resource, needed in inbound},
-        },
+        listeners={name: way.resource for name, way in ways.items()},
+        routes={OUTBOUND: out.config_with(transparent.unclaimed()) if passes else out.config},
+        needs={name: way.needs for name, way in ways.items()},
     )
 
 
@@ -78,11 +73,12 @@ def _inbound(world: World, proxy: Proxy) -> Iterator[tuple[Inbound, Instance]]:
 
 
 def _way_in(world: World, proxy: Proxy, instance: Instance, port: ServicePort) -> Inbound | None:
-    """None where the listener would call itself: on loopback the application needs a port of its own."""
+    """None where the listener would call itself: on loopback the application needs a port of its own, unless calls are redirected."""
     number = instance.ports[port.number]
     app_port = proxy.app_ports.get(number, number)
     address = instance.address if proxy.address else EVERYWHERE
-    if app_port == number and address in {LOOPBACK, EVERYWHERE}:
+    redirected = app_port == number and proxy.transparent is not None
+    if app_port == number and address in {LOOPBACK, EVERYWHERE} and not redirected:
         return None
     return Inbound(
         address=address,
@@ -91,6 +87,7 @@ def _way_in(world: World, proxy: Proxy, instance: Instance, port: ServicePort) -
         app_port=app_port,
         protocol=port.protocol,
         mode=world.rules.mode(instance, number),
+        redirected=redirected,
     )
 
 
@@ -113,11 +110,11 @@ def _heard(world: World, proxy: Proxy, told: Telling) -> Telling:
     return replace(told, collector=None)
 
 
-def _inbound_listener(world: World, proxy: Proxy, spec: Inbound, instance: Instance, answers: Telling) -> Resource:
+def _way(world: World, proxy: Proxy, spec: Inbound, instance: Instance, answers: Telling) -> Way:
     def guards(plaintext: bool) -> Guards:  # noqa: FBT001 - the two kinds of chain
         rules = world.rules
         return Guards(http=rules.http_rbac(instance, plaintext), tcp=rules.tcp_rbac(instance, plaintext))
 
     reports = of_server(answers, proxy.identity, proxy.log_path)
     listener = listeners.inbound(spec, world.own, guards(False), guards(True), reports)
-    return pack(listener.name, listener, answers.origins)
+    return Way(listener=listener, needs=frozenset({spec.name}) | answers.needs, origins=answers.origins)

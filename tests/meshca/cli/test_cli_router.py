@@ -113,3 +113,30 @@ def test_envoy_bootstrap_points_a_proxy_at_the_router_and_pins_its_identity(run:
     router = next(each for each in document["static_resources"]["clusters"] if each["name"] == "meshca-router")
     assert "spiffe://mesh.local/meshca/router" in json.dumps(router)
     assert run("envoy", "bootstrap", "--router", "nowhere", "--socket", "/run/x.sock").code == Exit.USAGE
+
+
+def test_envoy_bootstrap_says_how_a_transparent_proxy_takes_what_is_redirected_to_it(run: Run):
+    given = ("envoy", "bootstrap", "--router", "127.0.0.1:15010", "--socket", "/run/x.sock", "-o", "json")
+    said = json.loads(run(*given, "--transparent", "--ipv4-only", "--pass-unknown", "--inbound-port", "16006").out)
+    assert said["node"]["metadata"] == {
+        "meshca.outbound-port": "15001",
+        "meshca.transparent": "ipv4",
+        "meshca.inbound-port": "16006",
+        "meshca.unknown": "pass",
+    }
+    said = json.loads(run(*given, "--transparent").out)
+    assert said["node"]["metadata"]["meshca.transparent"] == "dual"
+    assert said["node"]["metadata"]["meshca.unknown"] == "refuse"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--inbound", "1=2", "--allow", "spiffe://mesh.local/a", "--transparent"),
+        ("--router", "127.0.0.1:15010", "--pass-unknown"),
+        ("--router", "127.0.0.1:15010", "--ipv4-only"),
+        ("--router", "127.0.0.1:15010", "--transparent", "--inbound-port", "0"),
+    ],
+)
+def test_what_a_bootstrap_could_only_ignore_is_refused(run: Run, options: tuple[str, ...]):
+    assert run("envoy", "bootstrap", "--socket", "/run/x.sock", *options).code == Exit.USAGE

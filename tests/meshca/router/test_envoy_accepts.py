@@ -14,6 +14,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.json_format import MessageToDict
 
+from meshca.bootstrap_spec import Transparent
 from meshca.demo.envoys import envoy_binary
 from meshca.router.objects import (
     Abort,
@@ -140,14 +141,16 @@ RULES: tuple[HTTPRule, ...] = (
     rule(direct_response=DirectResponse(status=204)),
 )
 
+TLS_PORTS = [ServicePort(number=number, name=f"tls-{number}", protocol=Protocol.TLS) for number in (443, 8443)]
 
-def everything(mode: MTLSMode) -> View:
+
+def everything(mode: MTLSMode, transparent: Transparent | None = None) -> View:
     outside = service("www.example.org", ports=(http(443, "https"),), resolution=Resolution.DNS, external=True, line=3)
     grpc = ServicePort(number=50051, name="grpc", protocol=Protocol.GRPC)
     collector = service("otel", V1, ports=(http(4317, "grpc", protocol=Protocol.GRPC),), external=True, line=8)
     objects = (
         collector,
-        service("api", V1, V2, ports=(http(80), http(81, "h2", protocol=Protocol.HTTP2), grpc, tcp(5432))),
+        service("api", V1, V2, ports=(http(80), http(81, "h2", protocol=Protocol.HTTP2), grpc, tcp(5432), *TLS_PORTS)),
         service("plain", V1, line=2),
         outside,
         destination_rule(
@@ -160,7 +163,7 @@ def everything(mode: MTLSMode) -> View:
     table = build(objects)
     assert table.problems == ()
     made = World(own=OURS, table=table, rules=Rules(mode=lambda _callee, _port: mode, tells=lambda _workload: TELLING))
-    return view(made, Proxy(identity=account("api"), address="10.0.0.1", outbound_port=15001))
+    return view(made, Proxy(identity=account("api"), address="10.0.0.1", outbound_port=15001, transparent=transparent))
 
 
 def replace_ports(each: HTTPRule) -> HTTPRule:
@@ -182,8 +185,9 @@ def static(made: View) -> dict[str, Any]:
     document: dict[str, Any] = MessageToDict(bootstrap)
     routes = RouteConfiguration()
     AnyMessage.FromString(made.routes["outbound"].body).Unpack(routes)
-    for listener in document["staticResources"]["listeners"]:
-        manager = listener["filterChains"][0]["filters"][0]["typedConfig"]
+    listeners = document["staticResources"]["listeners"]
+    for chain in [chain for listener in listeners for chain in listener["filterChains"] if "filters" in chain]:
+        manager = chain["filters"][0]["typedConfig"]
         if manager.pop("rds", None):
             manager["routeConfig"] = MessageToDict(routes)
     sds = Cluster(name="meshca", type=Cluster.STATIC)
@@ -193,9 +197,12 @@ def static(made: View) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mode", list(MTLSMode))
-def test_envoy_takes_all_that_users_can_write(mode: MTLSMode, tmp_path: Path):
+@pytest.mark.parametrize(
+    "transparent", [None, Transparent(), Transparent(passes_unknown=True)], ids=["explicit", "transparent", "passing"]
+)
+def test_envoy_takes_all_that_users_can_write(mode: MTLSMode, transparent: Transparent | None, tmp_path: Path):
     config = tmp_path / "everything.json"
-    config.write_text(json.dumps(static(everything(mode)), indent=1))
+    config.write_text(json.dumps(static(everything(mode, transparent)), indent=1))
     judged = subprocess.run(
         [envoy_binary(), "--mode", "validate", "--config-path", config, "--log-level", "error"],
         capture_output=True,

@@ -125,3 +125,21 @@ def said(kind: MatchKind, value: str) -> StringMatch:
 )
 def test_conditions_hold_as_they_would_in_envoy(match: HTTPMatch, asked: dict[str, Any], *, expected: bool):
     assert holds(match, Asked(**{"caller": FRONTEND, "host": "api"} | asked), 80) is expected
+
+
+def test_a_redirected_connection_is_told_by_the_address_that_it_was_going_to():
+    db = service("db", V1, ports=(tcp(5432),), addresses=("10.99.0.2",), line=2)
+    for host in ("10.99.0.2", "10.0.0.1"):
+        found = explained(API, db, host=host, port=5432)
+        assert found.verdict == "goes to outbound|5432||db (100 %)"
+        assert (
+            found.steps[0] == f"redirected to its proxy, {host}:5432 is db:5432, ServiceEntry default/db (mesh.yaml:2)"
+        )
+
+
+def test_what_nobody_is_called_is_refused_and_it_is_told_who_would_pass_it_on():
+    found = explained(API, host="10.99.0.2", port=5432)
+    assert found.verdict == "502: no service is called 10.99.0.2"
+    assert found.steps[-1].startswith(
+        "a proxy made with --transparent --pass-unknown sends it on as it is, in plaintext"
+    )
