@@ -77,7 +77,7 @@ class Simulated:
             async with grpc.aio.secure_channel(target, pems.credentials(), options=options) as channel:
                 try:
                     await self._stream(channel.stream_stream(METHOD, None, None)())
-                except grpc.aio.AioRpcError:
+                except (grpc.aio.AioRpcError, asyncio.InvalidStateError):  # refused, or ended while something was said
                     await asyncio.sleep(HOLD)
 
     async def _stream(self, call: Any) -> None:
