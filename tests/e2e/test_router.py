@@ -308,6 +308,25 @@ async def test_what_can_not_have_done_anything_is_tried_again_and_nothing_else_u
         assert (await mesh.ask(50, lanes=2, path="/never")).bad != {}
 
 
+async def test_no_more_is_tried_again_at_once_than_the_budget_allows(tmp_path: Path):
+    count = 40
+    async with routed_mesh(tmp_path, {"api-v1": "v1"}, ("retries.yaml", RETRIES)) as mesh:
+        ill, answers = mesh.replicas["api-v1"].behaviour, Answers()
+        ill.status = 503
+        ill.released.clear()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(mesh.ask(count, answers, lanes=count, path="/thrice"))
+            await until(lambda: ill.calls == count)
+            ill.released.set()
+            ill.released.clear()  # those that are there are answered, and what comes now is held
+            await until(lambda: answers.total + (again := ill.calls - count) == count and again)
+            print(f"{count} requests failed at once, {ill.calls - count} of them were tried again")
+            assert 3 <= ill.calls - count <= count * 0.2  # the retry budget: 20 % of what is under way, and at least 3
+            ill.released.set()
+        stats = await mesh.envoys["frontend"].stats(r"outbound\|80\|\|api-server\.upstream_rq_retry_overflow$")
+        assert sum(stats.values()) > 0
+
+
 @pytest.mark.slow
 async def test_an_endpoint_with_a_new_identity_appears_a_hundred_times_under_load_and_no_request_fails(tmp_path: Path):
     async with routed_mesh(tmp_path, BOTH) as mesh:
