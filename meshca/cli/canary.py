@@ -16,9 +16,9 @@ from meshca.cli.router_files import Domain, StatusSocket, read_state
 from spiffe.id import TrustDomain
 
 if TYPE_CHECKING:
-    from meshca.router.objects import VirtualService
-    from meshca.router.ramp import Canary
-    from meshca.router.state import State
+    from meshca.router.canary.ramp import Canary
+    from meshca.router.mesh.objects import VirtualService
+    from meshca.router.mesh.state import State
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -56,9 +56,9 @@ def start(
     The ramp becomes an annotation of the VirtualService, and the router executes it: this command and the router may both end meanwhile.
     Where requests fail, or nobody reports, the router goes back to the weights of now.
     """
-    from meshca.router.canary import started
+    from meshca.router.canary.canary import started
+    from meshca.router.canary.ramp import Ramp, read_percent, read_span
     from meshca.router.parsing.canary import to_begin
-    from meshca.router.ramp import Ramp, read_percent, read_span
 
     ramp = Ramp(to=to, step=step, every=read_span(every), max_5xx=read_percent(max_5xx))
     state = read_state(config_dir, _ANYBODY, domain)
@@ -77,7 +77,7 @@ def pause(
     host: Host, *, config_dir: ConfigDir, domain: Domain = "cluster.local", output: Output = Format.TABLE
 ) -> None:
     """Take no further steps; the guard stays on. `meshca canary start` goes on."""  # fmt: skip
-    from meshca.router.canary import paused
+    from meshca.router.canary.canary import paused
 
     _change(host, config_dir, domain, output, paused)
 
@@ -87,7 +87,7 @@ def promote(
     host: Host, *, config_dir: ConfigDir, domain: Domain = "cluster.local", output: Output = Format.TABLE
 ) -> None:
     """Send everything to the new version, at once and unguarded, and end the ramp."""  # fmt: skip
-    from meshca.router.canary import promoted
+    from meshca.router.canary.canary import promoted
 
     _change(host, config_dir, domain, output, promoted)
 
@@ -97,7 +97,7 @@ def abort(
     host: Host, *, config_dir: ConfigDir, domain: Domain = "cluster.local", output: Output = Format.TABLE
 ) -> None:
     """Go back to the weights from which the ramp started, and end it."""  # fmt: skip
-    from meshca.router.canary import aborted
+    from meshca.router.canary.canary import aborted
 
     _change(host, config_dir, domain, output, aborted)
 
@@ -131,7 +131,7 @@ def watch(host: Host, *, status_socket: StatusSocket = "", output: Output = Form
 
 def _virtual_service(state: "State", host: str, domain: str) -> "VirtualService":
     """The one VirtualService of the host. Raises Failure."""
-    from meshca.router.objects import VirtualService
+    from meshca.router.mesh.objects import VirtualService
 
     names = (host, f"{host}.default.svc.{domain}")
     virtual = next((state.table.hosts[name] for name in names if name in state.table.hosts), None)
@@ -150,7 +150,7 @@ def _virtual_service(state: "State", host: str, domain: str) -> "VirtualService"
 def _check_endpoints(state: "State", service: "VirtualService", canary: "Canary") -> None:
     from dataclasses import replace
 
-    from meshca.router.ramping import ramped
+    from meshca.router.canary.ramping import ramped
 
     found = ramped(state, replace(service, canary=canary))
     if found and not found.endpoints:
@@ -181,14 +181,14 @@ def _ended(state: "State", service: "VirtualService") -> str:
 
 
 def _write(directory: Path, service: "VirtualService", before: "Canary", after: "Canary") -> None:
-    from meshca.router.ramp_store import RampDirectory
+    from meshca.router.canary.ramp_store import RampDirectory
 
     RampDirectory(directory).write(service.origin, before, after)
 
 
 def _say(service: "VirtualService", after: "Canary", output: Format, *, streams: bool = False) -> None:
     """What was written; as the first line of a stream where more follows."""
-    from meshca.router.ramp import ramp_text
+    from meshca.router.canary.ramp import ramp_text
 
     progress = after.progress
     document = {

@@ -79,8 +79,8 @@ def _files(directory: Path) -> dict[str, str]:
 
 
 def _document(uri: str, files: dict[str, str], node: dict[str, Any]) -> dict[str, Any]:
-    from meshca.router.proxyless import SERVER_PREFIX  # noqa: PLC0415 - loads protobuf
-    from meshca.router.proxyless_clusters import PROVIDER  # noqa: PLC0415 - same
+    from meshca.router.resources.proxyless import SERVER_PREFIX  # noqa: PLC0415 - loads protobuf
+    from meshca.router.resources.proxyless_clusters import PROVIDER  # noqa: PLC0415 - same
 
     credentials = {"type": "tls", "config": files}
     return {

@@ -16,8 +16,8 @@ from spiffe.id import SpiffeID, TrustDomain
 
 if TYPE_CHECKING:
     from meshca.router.explain import Explanation
-    from meshca.router.objects import Problem
-    from meshca.router.state import State
+    from meshca.router.mesh.objects import Problem
+    from meshca.router.mesh.state import State
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -114,7 +114,7 @@ def explain(
     """Say what becomes of a request by what the directory says: which rule, which endpoints, which policies, and why."""
     from meshca.router.explain import explain as explained
     from meshca.router.request import Asked
-    from meshca.router.worlds import policies_of, world_of
+    from meshca.router.resources.worlds import policies_of, world_of
 
     identity = SpiffeID.parse(caller)
     place, slash, rest = request.partition("/")

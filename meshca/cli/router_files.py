@@ -11,7 +11,7 @@ from meshca.cli.exits import Exit, Failure
 from spiffe.id import TrustDomain
 
 if TYPE_CHECKING:
-    from meshca.router.state import State
+    from meshca.router.mesh.state import State
 
 Domain = Annotated[
     str, typer.Option(help="What the short name of a service stands for ends in: NAME.NAMESPACE.svc.DOMAIN.")
@@ -32,9 +32,9 @@ StatusSocket = Annotated[
 def read_state(directory: Path, own: TrustDomain, domain: str) -> "State":
     """All that the directory says. Raises Failure when it is not there."""
     from meshca.router.directory import read
-    from meshca.router.parsing import Parser
-    from meshca.router.state import State, following
-    from meshca.router.worlds import read_files
+    from meshca.router.mesh.state import State, following
+    from meshca.router.parsing.kinds import Parser
+    from meshca.router.resources.worlds import read_files
 
     if not directory.is_dir():
         raise Failure(Exit.NOT_FOUND, f"{directory}: there is no such directory")

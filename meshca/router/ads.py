@@ -18,14 +18,14 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
-from meshca.router.delivery import Delivery
+from meshca.router.delivery.delivery import Delivery
+from meshca.router.delivery.target import Phase, Target
 from meshca.router.identity import Credentials, Peer, identify
-from meshca.router.outbound import Outbounds
-from meshca.router.proxy import Proxy
-from meshca.router.proxyless import Proxyless
-from meshca.router.target import Phase, Target
-from meshca.router.view import View, view
-from meshca.router.world import World
+from meshca.router.resources.outbound import Outbounds
+from meshca.router.resources.proxy import Proxy
+from meshca.router.resources.proxyless import Proxyless
+from meshca.router.resources.view import View, view
+from meshca.router.resources.world import World
 from sds.errors import NotAuthorized
 from sds.watch import Latest
 from sds.xds.resource import Node, Snapshot

@@ -12,19 +12,19 @@ from datetime import datetime
 from pathlib import Path
 
 from meshca.router.ads import Router
+from meshca.router.canary.lrs import LoadReports
+from meshca.router.canary.ramp_store import RampDirectory
+from meshca.router.canary.ramping import Ramping
+from meshca.router.delivery.publishing import publish
 from meshca.router.directory import Files, watch
 from meshca.router.identity import Credentials
-from meshca.router.lrs import LoadReports
-from meshca.router.parsing import Parser
-from meshca.router.publishing import publish
-from meshca.router.ramp_store import RampDirectory
-from meshca.router.ramping import Ramping
+from meshca.router.mesh.state import State, following
+from meshca.router.mesh.table import DEFAULT_DOMAIN
+from meshca.router.parsing.kinds import Parser
+from meshca.router.resources.world import World
+from meshca.router.resources.worlds import read_files, world_of
 from meshca.router.serving import serving
-from meshca.router.state import State, following
 from meshca.router.status import serve_status, status
-from meshca.router.table import DEFAULT_DOMAIN
-from meshca.router.world import World
-from meshca.router.worlds import read_files, world_of
 from sds.endpoint import Endpoint
 from sds.watch import Latest
 from sds.workload_client import WorkloadClient

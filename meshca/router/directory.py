@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from meshca.router.objects import Problem
+from meshca.router.mesh.objects import Problem
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MOST_BYTES = 16 * 1024 * 1024

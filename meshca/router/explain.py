@@ -7,14 +7,14 @@ decides of ports, paths and methods is the callee's to say: here it is told whic
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from meshca.router.endpoints import Instance
-from meshca.router.objects import AuthorizationPolicy, HTTPRule, Origin
-from meshca.router.outbound import Outbounds, main_port, names_of
-from meshca.router.policy import applicable
+from meshca.router.mesh.endpoints import Instance
+from meshca.router.mesh.objects import AuthorizationPolicy, HTTPRule, Origin
+from meshca.router.mesh.table import ClusterKey, Route, Service, VirtualHost
 from meshca.router.request import Asked, holds
-from meshca.router.table import ClusterKey, Route, Service, VirtualHost
-from meshca.router.transparent import by_address
-from meshca.router.world import World, visible
+from meshca.router.resources.outbound import Outbounds, main_port, names_of
+from meshca.router.resources.transparent import by_address
+from meshca.router.resources.world import World, visible
+from meshca.router.security.policy import applicable
 
 _UNKNOWN = "a proxy made with --transparent --pass-unknown sends it on as it is, in plaintext and without an identity; any other refuses it"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
-from meshca.router.objects import HTTPMatch, MatchKind, StringMatch
+from meshca.router.mesh.objects import HTTPMatch, MatchKind, StringMatch
 from spiffe.id import SpiffeID
 
 

@@ -12,10 +12,10 @@ from typing import Any
 from aiohttp import web
 
 from meshca.router.ads import Client, Router, target
-from meshca.router.objects import Origin
-from meshca.router.ramping import Observed
-from meshca.router.state import State
-from meshca.router.target import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, Standing, Waiting
+from meshca.router.canary.ramping import Observed
+from meshca.router.delivery.target import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, Standing, Waiting
+from meshca.router.mesh.objects import Origin
+from meshca.router.mesh.state import State
 from sds.unix_socket import SocketSpec, listen
 from sds.xds.resource import combined_version, versions
 

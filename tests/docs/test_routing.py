@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from meshca.router.parsing import Parser
-from meshca.router.state import State, following
+from meshca.router.mesh.state import State, following
+from meshca.router.parsing.kinds import Parser
 from spiffe.id import TrustDomain
 
 DOCUMENT = Path(__file__).parents[2] / "docs/routing.md"

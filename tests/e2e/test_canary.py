@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from meshca.demo.envoys import stop
-from meshca.router.ramp import Phase, Progress
-from meshca.router.ramping import Observed
+from meshca.router.canary.ramp import Phase, Progress
+from meshca.router.canary.ramping import Observed
 from tests.support.command import meshca
 from tests.support.ramps import ROUTE, annotated
 from tests.support.routed import RoutedMesh, routed_mesh

@@ -20,8 +20,8 @@ from meshca.demo.envoys import running_envoy
 from meshca.demo.server import Server, register, running_server
 from meshca.proto import admin_pb2 as pb
 from meshca.router.app import RouterSettings, Running, running_router
+from meshca.router.canary.ramp import Phase
 from meshca.router.directory import read
-from meshca.router.ramp import Phase
 from sds.endpoint import Endpoint
 from tests.support.pki import CA
 from tests.support.proxyless import Caller, bootstrap, caller, files_of, serving

@@ -10,11 +10,11 @@ import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
-from meshca.router.parsing import Parser
-from meshca.router.state import State, following
+from meshca.router.mesh.state import State, following
+from meshca.router.parsing.kinds import Parser
+from meshca.router.resources.world import Made, World, origins
+from meshca.router.resources.worlds import world_of
 from meshca.router.status import status
-from meshca.router.world import Made, World, origins
-from meshca.router.worlds import world_of
 from sds.xds.resource import Resource
 from sds.xds.wire import pack
 from tests.support.fleet import Fleet, fleet, key, service

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import discovery_pb2 as pb
 
-from meshca.router.target import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES
+from meshca.router.delivery.target import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES
 from sds.endpoint import Endpoint
 from sds.workload_client import WorkloadClient
 from tests.support.wait import until

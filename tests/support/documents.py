@@ -1,7 +1,7 @@
 """Documents for the router, written short: the tests add what each kind needs around its point."""
 
-from meshca.router.objects import Object, Parsed
-from meshca.router.parsing import Parser
+from meshca.router.mesh.objects import Object, Parsed
+from meshca.router.parsing.kinds import Parser
 from spiffe.id import TrustDomain
 
 TRUST_DOMAIN = TrustDomain("example.org")

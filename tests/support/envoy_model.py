@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from meshca.router.delivery import Delivery
-from meshca.router.target import Target
+from meshca.router.delivery.delivery import Delivery
+from meshca.router.delivery.target import Target
 from sds.xds.delta import DeltaRequest, DeltaResponse, DeltaSession
 from sds.xds.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource, Snapshot, content_version
 from sds.xds.session import Event, Request, Response, Sent, SotwSession

@@ -11,7 +11,7 @@ from meshca.demo.envoys import Envoy, running_envoy
 from meshca.demo.server import register, running_server
 from meshca.model import router_names
 from meshca.router.app import RouterSettings, Running, running_router
-from meshca.router.table import ClusterKey
+from meshca.router.mesh.table import ClusterKey
 from sds.endpoint import Endpoint
 from spiffe.id import TrustDomain
 from tests.support.crowd import Crowd, crowd

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from meshca.router.objects import Action, AuthorizationPolicy, Operation, Origin, PolicyRule, Source
+from meshca.router.mesh.objects import Action, AuthorizationPolicy, Operation, Origin, PolicyRule, Source
 from spiffe.id import SpiffeID, TrustDomain
 
 OURS = TrustDomain("example.org")

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from meshca.router.ramp import Canary, Phase, Place, Progress, Ramp
+from meshca.router.canary.ramp import Canary, Phase, Place, Progress, Ramp
 
 NOW = datetime(2026, 11, 27, 6, 40, tzinfo=UTC)
 RAMP = Ramp(to="v2", step=5, every=timedelta(minutes=1), max_5xx=10_000)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from meshca.router.objects import (
+from meshca.router.mesh.objects import (
     Destination,
     DestinationRule,
     HTTPRule,

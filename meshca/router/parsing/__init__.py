@@ -1,5 +1,1 @@
-"""From text to `meshca.router.objects`, and to what is wrong with it."""
-
-from meshca.router.parsing.kinds import Parser
-
-__all__ = ["Parser"]
+"""From text to `meshca.router.mesh.objects`, and to what is wrong with it. Pure."""

@@ -7,14 +7,14 @@ from datetime import timedelta
 from enum import StrEnum
 
 from meshca.errors import InvalidInput
-from meshca.router import grammar
-from meshca.router.documents import Tree
-from meshca.router.objects import Abort, Delay, DirectResponse, Redirect, Retries, Rewrite
+from meshca.router.mesh.objects import Abort, Delay, DirectResponse, Redirect, Retries, Rewrite
+from meshca.router.parsing import grammar
 from meshca.router.parsing.destinations import PORT, percent
-from meshca.router.reader import Reader
-from meshca.router.regex import groups, regular_expression
-from meshca.router.scalars import INT32, MILLISECOND, boolean, duration, integer, named, one_of, text, text_as
-from meshca.router.wording import shown
+from meshca.router.parsing.documents import Tree
+from meshca.router.parsing.reader import Reader
+from meshca.router.parsing.regex import groups, regular_expression
+from meshca.router.parsing.scalars import INT32, MILLISECOND, boolean, duration, integer, named, one_of, text, text_as
+from meshca.router.parsing.wording import shown
 
 MAX_BODY = 1 << 20
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from meshca.errors import InvalidInput
-from meshca.router.objects import HTTPRule
+from meshca.router.canary.ramp import WHOLE, Canary, Place, Ramp, read_progress, read_ramp
+from meshca.router.mesh.objects import HTTPRule
 from meshca.router.parsing.envelope import Envelope
-from meshca.router.ramp import WHOLE, Canary, Place, Ramp, read_progress, read_ramp
-from meshca.router.scalars import text, text_as
+from meshca.router.parsing.scalars import text, text_as
 
 CANARY = "meshca.dev/canary"
 STATE = "meshca.dev/canary-state"

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from meshca.router import grammar
-from meshca.router.objects import Destination, HeaderOperations, Mirror, WeightedDestination
-from meshca.router.reader import Reader
-from meshca.router.scalars import INT32, integer, share, text_as
+from meshca.router.mesh.objects import Destination, HeaderOperations, Mirror, WeightedDestination
+from meshca.router.parsing import grammar
+from meshca.router.parsing.reader import Reader
+from meshca.router.parsing.scalars import INT32, integer, share, text_as
 
 MAX_WEIGHTS = (1 << 32) - 1  # Envoy's sum of the weights of one route
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from meshca.errors import InvalidInput
-from meshca.router import grammar
-from meshca.router.documents import Tree
-from meshca.router.objects import Origin
-from meshca.router.reader import Reader
-from meshca.router.report import Report
-from meshca.router.scalars import filled, text, text_as
+from meshca.router.mesh.objects import Origin
+from meshca.router.parsing import grammar
+from meshca.router.parsing.documents import Tree
+from meshca.router.parsing.reader import Reader
+from meshca.router.parsing.report import Report
+from meshca.router.parsing.scalars import filled, text, text_as
 from spiffe.id import SpiffeID, TrustDomain
 
 SOURCE_PRINCIPALS = "meshca.dev/source-principals"

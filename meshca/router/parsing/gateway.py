@@ -7,14 +7,14 @@ they are written.
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from meshca.router import grammar
-from meshca.router.objects import HTTPMatch, HTTPRule, VirtualService
+from meshca.router.mesh.objects import HTTPMatch, HTTPRule, VirtualService
+from meshca.router.parsing import grammar
 from meshca.router.parsing.destinations import PORT
 from meshca.router.parsing.envelope import Envelope, source_principals
 from meshca.router.parsing.gateway_matches import Candidate, grpc_match, http_match
 from meshca.router.parsing.gateway_rules import Action, grpc_action, http_action
-from meshca.router.reader import Reader
-from meshca.router.scalars import text, text_as
+from meshca.router.parsing.reader import Reader
+from meshca.router.parsing.scalars import text, text_as
 from spiffe.id import SpiffeID
 
 _SERVICE = "write `kind: Service` and `group: ''`, there are no gateways"

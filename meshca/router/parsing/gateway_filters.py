@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from meshca.router import grammar
-from meshca.router.objects import (
+from meshca.router.mesh.objects import (
     MILLION,
     Destination,
     HeaderOperations,
@@ -16,11 +15,12 @@ from meshca.router.objects import (
     Rewrite,
     StringMatch,
 )
+from meshca.router.parsing import grammar
 from meshca.router.parsing.actions import redirect_code
 from meshca.router.parsing.destinations import PORT
 from meshca.router.parsing.gateway_matches import Candidate
-from meshca.router.reader import Reader, distinct
-from meshca.router.scalars import INT32, integer, named, one_of, text, text_as
+from meshca.router.parsing.reader import Reader, distinct
+from meshca.router.parsing.scalars import INT32, integer, named, one_of, text, text_as
 
 REQUEST_HEADERS = "RequestHeaderModifier"
 RESPONSE_HEADERS = "ResponseHeaderModifier"

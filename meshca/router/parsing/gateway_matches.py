@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from meshca.errors import InvalidInput
-from meshca.router import grammar
-from meshca.router.objects import HTTPMatch, MatchKind, StringMatch
-from meshca.router.reader import Reader, distinct
-from meshca.router.regex import regular_expression
-from meshca.router.scalars import filled, one_of, text_as
-from meshca.router.wording import shown
+from meshca.router.mesh.objects import HTTPMatch, MatchKind, StringMatch
+from meshca.router.parsing import grammar
+from meshca.router.parsing.reader import Reader, distinct
+from meshca.router.parsing.regex import regular_expression
+from meshca.router.parsing.scalars import filled, one_of, text_as
+from meshca.router.parsing.wording import shown
 
 _SERVICE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 _METHOD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

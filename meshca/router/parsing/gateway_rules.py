@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from meshca.router.objects import DirectResponse, HTTPRule, Redirect, Retries, WeightedDestination
+from meshca.router.mesh.objects import DirectResponse, HTTPRule, Redirect, Retries, WeightedDestination
 from meshca.router.parsing.gateway_filters import (
     MIRROR,
     REDIRECT,
@@ -19,8 +19,8 @@ from meshca.router.parsing.gateway_filters import (
     rewrite,
 )
 from meshca.router.parsing.gateway_matches import Candidate
-from meshca.router.reader import Reader
-from meshca.router.scalars import INT32, MILLISECOND, duration, integer, text
+from meshca.router.parsing.reader import Reader
+from meshca.router.parsing.scalars import INT32, MILLISECOND, duration, integer, text
 
 MAX_WEIGHT = 1_000_000
 DEFAULT_ATTEMPTS = 2

@@ -9,16 +9,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from meshca.router.documents import Document, Part, Sort, Tree, documents, parts
-from meshca.router.objects import Object, Origin, Parsed, Problem
+from meshca.router.mesh.objects import Object, Origin, Parsed, Problem
+from meshca.router.parsing.documents import Document, Part, Sort, Tree, documents, parts
 from meshca.router.parsing.envelope import DEFAULT_NAMESPACE, Envelope, open_envelope
 from meshca.router.parsing.gateway import grpc_route, http_route
 from meshca.router.parsing.networking import service_entry, virtual_service, workload_entry
+from meshca.router.parsing.report import Report
 from meshca.router.parsing.security import authorization_policy, peer_authentication
 from meshca.router.parsing.telemetry import telemetry
 from meshca.router.parsing.traffic import destination_rule
-from meshca.router.report import Report
-from meshca.router.wording import did_you_mean, shown
+from meshca.router.parsing.wording import did_you_mean, shown
 from spiffe.id import TrustDomain
 
 _NETWORKING = "networking.istio.io"

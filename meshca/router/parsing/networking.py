@@ -4,8 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 from meshca.errors import InvalidInput
-from meshca.router import grammar
-from meshca.router.objects import (
+from meshca.router.mesh.objects import (
     Protocol,
     Resolution,
     ServiceEntry,
@@ -14,6 +13,7 @@ from meshca.router.objects import (
     WorkloadEndpoint,
     WorkloadEntry,
 )
+from meshca.router.parsing import grammar
 from meshca.router.parsing.canary import canary
 from meshca.router.parsing.destinations import PORT
 from meshca.router.parsing.envelope import (
@@ -25,10 +25,10 @@ from meshca.router.parsing.envelope import (
     source_principals,
     workload_id,
 )
+from meshca.router.parsing.reader import Reader, distinct
 from meshca.router.parsing.routes import http_rule
-from meshca.router.reader import Reader, distinct
-from meshca.router.scalars import Convert, filled, integer, named, one_of, text_as
-from meshca.router.wording import shown
+from meshca.router.parsing.scalars import Convert, filled, integer, named, one_of, text_as
+from meshca.router.parsing.wording import shown
 from spiffe.id import SCHEME, SpiffeID
 
 MAX_ENDPOINT_WEIGHT = 1_000_000  # Envoy's sum of the weights of a cluster must fit 32 bits

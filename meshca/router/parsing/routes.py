@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-from meshca.router import grammar
-from meshca.router.objects import HTTPMatch, HTTPRule, MatchKind, StringMatch
+from meshca.router.mesh.objects import HTTPMatch, HTTPRule, MatchKind, StringMatch
+from meshca.router.parsing import grammar
 from meshca.router.parsing.actions import direct_response, faults, redirect, retries, rewrite
 from meshca.router.parsing.destinations import PORT, destinations, headers, mirrors
 from meshca.router.parsing.envelope import accept_only
-from meshca.router.reader import Reader
-from meshca.router.regex import regular_expression
-from meshca.router.scalars import MILLISECOND, boolean, duration, filled, text, text_as
+from meshca.router.parsing.reader import Reader
+from meshca.router.parsing.regex import regular_expression
+from meshca.router.parsing.scalars import MILLISECOND, boolean, duration, filled, text, text_as
 from spiffe.id import SpiffeID
 
 _NOT_BESIDE_AN_ANSWER = ("rewrite", "fault", "mirror", "mirrors")

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from meshca.errors import InvalidInput
-from meshca.router import grammar
-from meshca.router.objects import (
+from meshca.router.mesh.objects import (
     Action,
     AuthorizationPolicy,
     MTLSMode,
@@ -17,10 +16,11 @@ from meshca.router.objects import (
     PolicyRule,
     Source,
 )
+from meshca.router.parsing import grammar
 from meshca.router.parsing.envelope import Envelope, selector
-from meshca.router.reader import Reader
-from meshca.router.scalars import named, text_as
-from meshca.router.wording import shown
+from meshca.router.parsing.reader import Reader
+from meshca.router.parsing.scalars import named, text_as
+from meshca.router.parsing.wording import shown
 from spiffe.id import SCHEME, SpiffeID, TrustDomain
 
 T = TypeVar("T")

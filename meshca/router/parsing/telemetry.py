@@ -4,11 +4,11 @@ import re
 from enum import StrEnum
 
 from meshca.errors import InvalidInput
-from meshca.router import grammar
-from meshca.router.objects import Telemetry
+from meshca.router.mesh.objects import Telemetry
+from meshca.router.parsing import grammar
 from meshca.router.parsing.envelope import Envelope, selector
-from meshca.router.reader import Reader
-from meshca.router.scalars import boolean, filled, one_of, share, text, text_as
+from meshca.router.parsing.reader import Reader
+from meshca.router.parsing.scalars import boolean, filled, one_of, share, text, text_as
 
 _CREDENTIALS = re.compile(r"[(:?](authorization|cookie|proxy-authorization|set-cookie)[?)]", re.IGNORECASE)
 _ACCESS_LOG = "envoy"

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from meshca.errors import InvalidInput
-from meshca.router import grammar
-from meshca.router.objects import (
+from meshca.router.mesh.objects import (
     MILLION,
     ClientTLS,
     DestinationRule,
@@ -16,10 +15,11 @@ from meshca.router.objects import (
     TLSMode,
     TrafficPolicy,
 )
+from meshca.router.parsing import grammar
 from meshca.router.parsing.destinations import port_selector
 from meshca.router.parsing.envelope import Envelope, accept_only, labels, selector
-from meshca.router.reader import Reader, distinct
-from meshca.router.scalars import INT32, MILLISECOND, duration, filled, integer, named, one_of, share, text_as
+from meshca.router.parsing.reader import Reader, distinct
+from meshca.router.parsing.scalars import INT32, MILLISECOND, duration, filled, integer, named, one_of, share, text_as
 from spiffe.id import SCHEME, SpiffeID
 
 _LIMIT = integer(1, INT32)

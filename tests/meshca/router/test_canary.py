@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshca.errors import Refused
-from meshca.router.canary import (
+from meshca.router.canary.canary import (
     SILENCE,
     Action,
     Seen,
@@ -19,8 +19,8 @@ from meshca.router.canary import (
     promoted,
     started,
 )
-from meshca.router.loads import Tally
-from meshca.router.ramp import Canary, Phase
+from meshca.router.canary.loads import Tally
+from meshca.router.canary.ramp import Canary, Phase
 from tests.support.ramps import NOW, RAMP, RAMPS, canary
 
 MINUTE = timedelta(minutes=1)

@@ -6,8 +6,8 @@ from math import ceil, log2
 import pytest
 
 from meshca.errors import InvalidInput
-from meshca.router.delivery import DEADLINE, Delivery
-from meshca.router.target import Phase, Target
+from meshca.router.delivery.delivery import DEADLINE, Delivery
+from meshca.router.delivery.target import Phase, Target
 from sds.xds.delta import DeltaRequest
 from sds.xds.resource import Resource
 from sds.xds.session import Acked, Request, Sent

@@ -10,8 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from meshca.router.delivery import Delivery
-from meshca.router.target import Phase, Target
+from meshca.router.delivery.delivery import Delivery
+from meshca.router.delivery.target import Phase, Target
 from sds.xds.resource import Resource, versions
 from tests.support.clock import FakeClock
 from tests.support.envoy_model import CDS, EDS, LDS, RDS, Envoy, Stream, made, read

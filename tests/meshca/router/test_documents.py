@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshca.router.documents import MAX_CHARACTERS, MAX_DEPTH, Document, Sort, Tree, documents, parts
+from meshca.router.parsing.documents import MAX_CHARACTERS, MAX_DEPTH, Document, Sort, Tree, documents, parts
 
 
 def read(file: str, text: str) -> tuple[Document, ...]:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 
 from meshca.errors import InvalidInput
-from meshca.router.edits import edited, found
-from meshca.router.objects import Origin
-from meshca.router.ramp import Canary, Progress, Ramp
+from meshca.router.canary.edits import edited, found
+from meshca.router.canary.ramp import Canary, Progress, Ramp
+from meshca.router.mesh.objects import Origin
 from tests.support.ramps import NOW, PROGRESSES, RAMPS, ROUTE, canary
 from tests.support.routing import origin
 

@@ -16,7 +16,7 @@ from google.protobuf.json_format import MessageToDict
 
 from meshca.bootstrap_spec import Transparent
 from meshca.demo.envoys import envoy_binary
-from meshca.router.objects import (
+from meshca.router.mesh.objects import (
     Abort,
     ClientTLS,
     Delay,
@@ -41,11 +41,11 @@ from meshca.router.objects import (
     TLSMode,
     TrafficPolicy,
 )
-from meshca.router.proxy import Proxy
-from meshca.router.table import ClusterKey, build
-from meshca.router.telemetry import Telling
-from meshca.router.view import View, view
-from meshca.router.world import Rules, World
+from meshca.router.mesh.table import ClusterKey, build
+from meshca.router.resources.proxy import Proxy
+from meshca.router.resources.telemetry import Telling
+from meshca.router.resources.view import View, view
+from meshca.router.resources.world import Rules, World
 from tests.support.routing import (
     OURS,
     account,

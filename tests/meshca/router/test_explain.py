@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from meshca.router.explain import Explanation, explain
-from meshca.router.objects import (
+from meshca.router.mesh.objects import (
     Action,
     AuthorizationPolicy,
     DirectResponse,
@@ -14,9 +14,9 @@ from meshca.router.objects import (
     Redirect,
     StringMatch,
 )
+from meshca.router.mesh.table import build
 from meshca.router.request import Asked, holds
-from meshca.router.table import build
-from meshca.router.world import Rules, World
+from meshca.router.resources.world import Rules, World
 from spiffe.id import SpiffeID
 from tests.support.routing import (
     OURS,

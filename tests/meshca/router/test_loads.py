@@ -1,7 +1,7 @@
 from datetime import timedelta
 
-from meshca.router import loads
-from meshca.router.loads import Load, Loads, Tally
+from meshca.router.canary import loads
+from meshca.router.canary.loads import Load, Loads, Tally
 from tests.support.ramps import NOW
 from tests.support.routing import account
 

@@ -9,9 +9,9 @@ from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest, LoadStatsRespo
 from google.protobuf.duration_pb2 import Duration
 from grpc.aio import ServicerContext
 
+from meshca.router.canary.loads import Asked, Loads, Tally, Wanted, Window
+from meshca.router.canary.lrs import LoadReports
 from meshca.router.identity import Peer
-from meshca.router.loads import Asked, Loads, Tally, Wanted, Window
-from meshca.router.lrs import LoadReports
 from sds.errors import NotAuthorized
 from tests.support.ramps import NOW
 from tests.support.routing import account

@@ -1,7 +1,7 @@
 import pytest
 
-from meshca.router.objects import VirtualService
-from meshca.router.ramp import Phase, ramp_text
+from meshca.router.canary.ramp import Phase, ramp_text
+from meshca.router.mesh.objects import VirtualService
 from tests.support.documents import read
 from tests.support.ramps import ROUTE, annotated
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshca.router.objects import Origin, Parsed
-from meshca.router.parsing import Parser
+from meshca.router.mesh.objects import Origin, Parsed
+from meshca.router.parsing.kinds import Parser
 from tests.support.documents import ROUTE, TRUST_DOMAIN, document, istio, problems, read, rule
 
 KNOWN = (

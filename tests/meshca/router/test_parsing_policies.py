@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from meshca.router.objects import (
+from meshca.router.mesh.objects import (
     MILLION,
     Action,
     AuthorizationPolicy,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from meshca.router.objects import (
+from meshca.router.mesh.objects import (
     ClientTLS,
     DestinationRule,
     LoadBalancer,

@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from meshca.router.endpoints import Instance
-from meshca.router.objects import MTLSMode, PeerAuthentication
-from meshca.router.peering import mode
+from meshca.router.mesh.endpoints import Instance
+from meshca.router.mesh.objects import MTLSMode, PeerAuthentication
+from meshca.router.security.peering import mode
 from tests.support.routing import origin
 
 CALLEE = Instance(address="10.0.0.1", ports={80: 80}, namespace="prod", labels={"app": "api"})

@@ -9,9 +9,10 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from hypothesis import given
 
-from meshca.router.guard import mixed_identities
-from meshca.router.objects import AuthorizationPolicy, Operation, Source
-from meshca.router.policy import (
+from meshca.router.mesh.objects import AuthorizationPolicy, Operation, Source
+from meshca.router.parsing.re2 import fullmatch
+from meshca.router.security.guard import mixed_identities
+from meshca.router.security.policy import (
     applicable,
     dropped_on_tcp,
     http_filters,
@@ -19,7 +20,6 @@ from meshca.router.policy import (
     proxyless_filters,
     too_long,
 )
-from meshca.router.re2 import fullmatch
 from spiffe.id import TrustDomain
 from tests.support.policies import OURS, allow, deny, rule
 

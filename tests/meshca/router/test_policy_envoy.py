@@ -7,8 +7,8 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtensionOID
 
-from meshca.router.objects import AuthorizationPolicy, Operation, PolicyRule, Source
-from meshca.router.policy import http_filters, network_filters, proxyless_filters
+from meshca.router.mesh.objects import AuthorizationPolicy, Operation, PolicyRule, Source
+from meshca.router.security.policy import http_filters, network_filters, proxyless_filters
 from tests.support.pki import CA, Issued
 from tests.support.policies import OURS, allow, deny, rule
 from tests.support.rbac_envoy import Judge, running_judge

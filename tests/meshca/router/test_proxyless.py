@@ -14,7 +14,8 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext, UpstreamTlsContext
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from meshca.router.objects import (
+from meshca.router.delivery.publishing import stages
+from meshca.router.mesh.objects import (
     ClientTLS,
     HTTPMatch,
     MatchKind,
@@ -24,14 +25,13 @@ from meshca.router.objects import (
     TLSMode,
     TrafficPolicy,
 )
-from meshca.router.outbound import Outbounds
-from meshca.router.policy import proxyless_filters
-from meshca.router.proxy import Proxy
-from meshca.router.proxyless import Proxyless
-from meshca.router.publishing import stages
-from meshca.router.table import build
-from meshca.router.view import View
-from meshca.router.world import Rules, World
+from meshca.router.mesh.table import build
+from meshca.router.resources.outbound import Outbounds
+from meshca.router.resources.proxy import Proxy
+from meshca.router.resources.proxyless import Proxyless
+from meshca.router.resources.view import View
+from meshca.router.resources.world import Rules, World
+from meshca.router.security.policy import proxyless_filters
 from sds.xds.resource import Node, Resource
 from spiffe.id import SpiffeID
 from tests.support.routing import (

@@ -3,12 +3,12 @@ from dataclasses import replace
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from google.protobuf.any_pb2 import Any
 
-from meshca.router.objects import Object
-from meshca.router.proxy import Proxy
-from meshca.router.publishing import stages
-from meshca.router.table import build
-from meshca.router.view import view
-from meshca.router.world import Place, World
+from meshca.router.delivery.publishing import stages
+from meshca.router.mesh.objects import Object
+from meshca.router.mesh.table import build
+from meshca.router.resources.proxy import Proxy
+from meshca.router.resources.view import view
+from meshca.router.resources.world import Place, World
 from tests.support.routing import OURS, account, endpoint, rule, service, to, virtual
 
 V1, V2 = endpoint("10.0.0.1", version="v1"), endpoint("10.0.0.2", version="v2", identity=account("api-v2"))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 
 from meshca.errors import InvalidInput
-from meshca.router.ramp import (
+from meshca.router.canary.ramp import (
     Progress,
     Ramp,
     percent_text,

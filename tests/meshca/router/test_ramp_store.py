@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from meshca.errors import InvalidInput, StoreConflict
+from meshca.router.canary.ramp_store import RampDirectory
 from meshca.router.directory import read
-from meshca.router.ramp_store import RampDirectory
 from tests.support.ramps import ROUTE, annotated, canary
 from tests.support.routing import origin
 

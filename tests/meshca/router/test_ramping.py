@@ -6,20 +6,20 @@ from pathlib import Path
 import pytest
 
 from meshca.router.ads import Client, Router
-from meshca.router.delivery import Delivery
+from meshca.router.canary.loads import Load, Tally, Wanted
+from meshca.router.canary.ramp import Phase
+from meshca.router.canary.ramp_store import RampDirectory
+from meshca.router.canary.ramping import Observed, Ramping
+from meshca.router.delivery.delivery import Delivery
+from meshca.router.delivery.target import Target
 from meshca.router.directory import read
 from meshca.router.identity import Credentials, Peer
-from meshca.router.loads import Load, Tally, Wanted
-from meshca.router.parsing import Parser
-from meshca.router.proxy import Proxy
-from meshca.router.ramp import Phase
-from meshca.router.ramp_store import RampDirectory
-from meshca.router.ramping import Observed, Ramping
-from meshca.router.state import State, following
+from meshca.router.mesh.state import State, following
+from meshca.router.parsing.kinds import Parser
+from meshca.router.resources.proxy import Proxy
+from meshca.router.resources.world import World
+from meshca.router.resources.worlds import read_files, world_of
 from meshca.router.status import status
-from meshca.router.target import Target
-from meshca.router.world import World
-from meshca.router.worlds import read_files, world_of
 from sds.watch import Latest
 from tests.support.clock import FakeClock
 from tests.support.envoy_model import Envoy, Stream, made

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshca.errors import InvalidInput
-from meshca.router.header_format import check_format
-from meshca.router.regex import ENVOY_RUNTIME, MAX_CHARACTERS, groups, regular_expression
+from meshca.router.parsing.header_format import check_format
+from meshca.router.parsing.regex import ENVOY_RUNTIME, MAX_CHARACTERS, groups, regular_expression
 
 ENVOY = next(Path(sys.prefix).glob("lib/python3*/site-packages/envoy/_bin/envoy"), None)
 

@@ -4,8 +4,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from meshca.router.objects import Action, AuthorizationPolicy, Operation, PolicyRule, Source
-from meshca.router.scope import may_call
+from meshca.router.mesh.objects import Action, AuthorizationPolicy, Operation, PolicyRule, Source
+from meshca.router.security.scope import may_call
 from spiffe.id import SpiffeID, TrustDomain
 from tests.support.policies import OURS, account, allow, deny, policy, rule
 

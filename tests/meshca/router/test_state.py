@@ -1,6 +1,6 @@
-from meshca.router.objects import Object, Parsed, Problem
-from meshca.router.state import State, following
-from meshca.router.table import ClusterKey
+from meshca.router.mesh.objects import Object, Parsed, Problem
+from meshca.router.mesh.state import State, following
+from meshca.router.mesh.table import ClusterKey
 from tests.support.routing import endpoint, rule, service, to, virtual
 
 API = service("api", endpoint("10.0.0.1", version="v1"))

@@ -3,8 +3,8 @@ from datetime import timedelta
 
 import pytest
 
-from meshca.router.objects import Object, Protocol, Resolution, TrafficPolicy
-from meshca.router.table import ClusterKey, build
+from meshca.router.mesh.objects import Object, Protocol, Resolution, TrafficPolicy
+from meshca.router.mesh.table import ClusterKey, build
 from spiffe.id import SpiffeID
 from tests.support.routing import (
     OURS,

@@ -16,13 +16,13 @@ from envoy.extensions.tracers.opentelemetry.samplers.v3.trace_id_ratio_based_sam
 from envoy.type.v3.percent_pb2 import FractionalPercent
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from meshca.router.objects import MILLION, Object, Parsed, Protocol, Source, Telemetry
-from meshca.router.proxy import Proxy
-from meshca.router.state import State, following
-from meshca.router.table import ClusterKey, build
-from meshca.router.telemetry import DEFAULT_SAMPLING, Telling, telling
-from meshca.router.view import View, view
-from meshca.router.worlds import world_of
+from meshca.router.mesh.objects import MILLION, Object, Parsed, Protocol, Source, Telemetry
+from meshca.router.mesh.state import State, following
+from meshca.router.mesh.table import ClusterKey, build
+from meshca.router.resources.proxy import Proxy
+from meshca.router.resources.telemetry import DEFAULT_SAMPLING, Telling, telling
+from meshca.router.resources.view import View, view
+from meshca.router.resources.worlds import world_of
 from sds.xds.resource import Node
 from spiffe.id import SpiffeID
 from tests.support.policies import allow

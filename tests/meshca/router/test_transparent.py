@@ -10,11 +10,11 @@ from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from meshca.bootstrap_spec import Transparent
-from meshca.router.objects import MTLSMode, Object, Protocol, ServicePort
-from meshca.router.proxy import Proxy
-from meshca.router.table import build
-from meshca.router.view import View, view
-from meshca.router.world import Rules, World
+from meshca.router.mesh.objects import MTLSMode, Object, Protocol, ServicePort
+from meshca.router.mesh.table import build
+from meshca.router.resources.proxy import Proxy
+from meshca.router.resources.view import View, view
+from meshca.router.resources.world import Rules, World
 from sds.xds.resource import InvalidRequest, Node
 from tests.support.routing import OURS, account, endpoint, http, service, tcp
 

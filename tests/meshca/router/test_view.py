@@ -10,12 +10,12 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from meshca.router.endpoints import Instance
-from meshca.router.objects import MTLSMode, Object, Resolution
-from meshca.router.proxy import Proxy
-from meshca.router.table import build
-from meshca.router.view import View, view
-from meshca.router.world import Rules, World, visible
+from meshca.router.mesh.endpoints import Instance
+from meshca.router.mesh.objects import MTLSMode, Object, Resolution
+from meshca.router.mesh.table import build
+from meshca.router.resources.proxy import Proxy
+from meshca.router.resources.view import View, view
+from meshca.router.resources.world import Rules, World, visible
 from sds.xds.resource import InvalidRequest, Node, Resource
 from spiffe.id import SpiffeID
 from tests.support.routing import OURS, account, endpoint, http, rule, service, tcp, to, virtual

@@ -1,0 +1,1 @@
+"""How a proxy is brought from one configuration to the next, decided from its answers."""

@@ -1,0 +1,102 @@
+"""Where a service is reached, and who must be there: its inline endpoints, or the WorkloadEntries that it selects. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from meshca.router.mesh.objects import ServiceEntry, WorkloadEndpoint, WorkloadEntry
+from spiffe.errors import SpiffeError
+from spiffe.id import SpiffeID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One place of a service. `ports` maps the service's port numbers to those that are listened on there.
+
+    `identity` is the SPIFFE ID expected there, None outside of the mesh. Policies of `namespace` that select `labels` hold there.
+    """
+
+    address: str
+    ports: Mapping[int, int]
+    namespace: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    weight: int | None = None
+    identity: SpiffeID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """An endpoint that can not be used, and why."""
+
+    where: str
+    line: int
+    text: str
+
+
+ByLabel: TypeAlias = Mapping[tuple[str, str, str], Sequence[WorkloadEntry]]
+"""Workloads by namespace, key and value of each label."""
+
+
+def by_label(workloads: Iterable[WorkloadEntry]) -> ByLabel:
+    """Workloads as selectors find them: a mesh has too many to look at all of them for each service."""
+    found: dict[tuple[str, str, str], list[WorkloadEntry]] = {}
+    for workload in workloads:
+        for key, value in workload.endpoint.labels.items():
+            found.setdefault((workload.origin.namespace, key, value), []).append(workload)
+    return found
+
+
+def instances(entry: ServiceEntry, workloads: ByLabel) -> tuple[tuple[Instance, ...], tuple[Lost, ...]]:
+    """The endpoints of a service that can be used, and those that can not."""
+    found: list[Instance] = []
+    lost: list[Lost] = []
+    for namespace, endpoint in _written(entry, workloads):
+        try:
+            found.append(_instance(entry, namespace, endpoint))
+        except LookupError as error:
+            where = endpoint.where or "spec.endpoints"
+            lost.append(Lost(where=where, line=endpoint.line, text=str(error.args[0])))
+    return tuple(found), tuple(lost)
+
+
+def _written(entry: ServiceEntry, workloads: ByLabel) -> Iterator[tuple[str, WorkloadEndpoint]]:
+    """Each endpoint, with the namespace it is of. A DNS service without endpoints is its own."""
+    namespace = entry.origin.namespace
+    for endpoint in entry.endpoints:
+        yield namespace, endpoint
+    wanted = entry.workload_selector.items()
+    having = [workloads.get((namespace, *label), ()) for label in wanted]
+    for workload in min(having, key=len, default=()):
+        if wanted <= workload.endpoint.labels.items():
+            yield namespace, workload.endpoint
+    if not entry.endpoints and not wanted and entry.resolution == "DNS":
+        for host in entry.hosts:
+            yield namespace, WorkloadEndpoint(address=host)
+
+
+def _instance(entry: ServiceEntry, namespace: str, endpoint: WorkloadEndpoint) -> Instance:
+    return Instance(
+        address=endpoint.address,
+        ports={port.number: endpoint.ports.get(port.name, port.target_port or port.number) for port in entry.ports},
+        namespace=namespace,
+        labels=endpoint.labels,
+        weight=endpoint.weight,
+        identity=_identity(entry, endpoint),
+    )
+
+
+def _identity(entry: ServiceEntry, endpoint: WorkloadEndpoint) -> SpiffeID | None:
+    """Who must be there. Raises LookupError when nothing says so, and it is inside of the mesh."""
+    if entry.external:
+        return None
+    if endpoint.spiffe_id:
+        return endpoint.spiffe_id
+    if len(entry.subject_alt_names) != 1:
+        raise LookupError(
+            f"nothing says which SPIFFE ID is expected at {endpoint.address}: give it a serviceAccount, a WorkloadEntry "
+            "the annotation meshca.dev/spiffe-id, or the service one subjectAltNames"
+        )
+    try:
+        return SpiffeID.parse(entry.subject_alt_names[0])
+    except SpiffeError as error:
+        raise LookupError(f"subjectAltNames of the service is no SPIFFE ID: {error}") from error

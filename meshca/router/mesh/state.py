@@ -1,0 +1,59 @@
+"""From what was read to what is served: the last good state of each object stays until a better one is there. Pure.
+
+Rules:
+- A file that can not be read at all keeps all that it said when it last could; a broken object keeps its last good version; an object
+  whose references lead nowhere now keeps the version whose references did, if that still holds.
+- An object that nobody wrote any more is gone.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from meshca.router.mesh.objects import Object, Parsed, Problem
+from meshca.router.mesh.table import DEFAULT_DOMAIN, Table, build
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What is served. `good` has the objects behind it by label; `problems` is all that is wrong with what was read last."""
+
+    good: Mapping[str, Object] = field(default_factory=dict)
+    table: Table = field(default_factory=Table)
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+
+
+def following(before: State, parsed: Parsed, domain: str = DEFAULT_DOMAIN) -> State:
+    """The state after reading this."""
+    wanted = _kept(before, parsed.problems) | _by_label(parsed.objects)
+    table = build(tuple(wanted.values()), domain, before.table)
+    unresolved = {problem.label for problem in table.problems}
+    older = {
+        label: before.good[label] for label in unresolved & before.good.keys() if before.good[label] != wanted[label]
+    }
+    good = wanted
+    if older:
+        good = wanted | older
+        second = build(tuple(good.values()), domain, before.table)
+        unresolved = {problem.label for problem in second.problems}
+        table, problems = second, table.problems
+    else:
+        problems = table.problems
+    return State(
+        good={label: each for label, each in good.items() if label not in unresolved},
+        table=table,
+        problems=(*parsed.problems, *problems),
+        warnings=(*parsed.warnings, *table.warnings),
+    )
+
+
+def _by_label(objects: Iterable[Object]) -> dict[str, Object]:
+    return {each.origin.label: each for each in objects}
+
+
+def _kept(before: State, problems: Iterable[Problem]) -> dict[str, Object]:
+    """What was good before and is broken now. It is overruled by what is good now."""
+    found = list(problems)
+    labels = {problem.label for problem in found if problem.label}
+    files = {problem.file for problem in found if not problem.label}
+    return {label: each for label, each in before.good.items() if label in labels or each.origin.file in files}

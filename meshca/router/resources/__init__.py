@@ -1,0 +1,1 @@
+"""What a proxy gets of that, as resources of xDS. Pure."""

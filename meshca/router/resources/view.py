@@ -1,0 +1,120 @@
+"""What one proxy gets: what its identity may call, and its own inbound ports. Pure.
+
+Rules: each resource carries the objects that it came from, so that a NACK can be told in their terms.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from meshca.router.mesh.endpoints import Instance
+from meshca.router.mesh.objects import ServicePort
+from meshca.router.resources import listeners, transparent
+from meshca.router.resources.homes import home
+from meshca.router.resources.listeners import EVERYWHERE, LOOPBACK, OUTBOUND, Guards, Inbound
+from meshca.router.resources.outbound import Outbound, Outbounds
+from meshca.router.resources.proxy import Proxy
+from meshca.router.resources.reporting import of_client, of_server
+from meshca.router.resources.telemetry import Telling
+from meshca.router.resources.transparent import PASSTHROUGH
+from meshca.router.resources.ways import Way, ways_in, ways_out
+from meshca.router.resources.world import World, visible
+from sds.xds.resource import Resource
+from sds.xds.wire import pack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """The resources of one proxy by type and name; `needs` says which clusters a listener or route configuration refers to."""
+
+    clusters: Mapping[str, Resource]
+    endpoints: Mapping[str, Resource]
+    listeners: Mapping[str, Resource]
+    routes: Mapping[str, Resource]
+    needs: Mapping[str, frozenset[str]]
+
+
+def view(world: World, proxy: Proxy, outbounds: Outbounds | None = None) -> View:
+    """All that a proxy gets. With `outbounds` what it has in common with others is made once for all of them."""
+    out = (outbounds or Outbounds()).of(world, proxy.identity)
+    inbound = tuple(_inbound(world, proxy))
+    apps = {spec.name: pack(spec.name, listeners.inbound_cluster(spec)) for spec, _ in inbound}
+    tells = _heard(world, proxy, world.rules.tells(home(world, proxy)))
+    answers = [_heard(world, proxy, world.rules.tells(instance)) for _, instance in inbound]
+    spans = _collectors(world, out, (tells, *answers))
+    main, *tcp = ways_out(proxy, out, of_client(tells, proxy.identity, proxy.log_path))
+    main = replace(main, needs=main.needs | tells.needs, origins=tells.origins)
+    made = [
+        (spec, _way(world, proxy, spec, instance, answer))
+        for (spec, instance), answer in zip(inbound, answers, strict=True)
+    ]
+    ways = {way.listener.name: way for way in (main, *tcp, *ways_in(proxy, made))}
+    passes = proxy.transparent is not None and proxy.transparent.passes_unknown
+    beyond = {PASSTHROUGH: pack(PASSTHROUGH, transparent.passthrough())} if passes else {}
+    return View(
+        clusters=out.clusters | apps | {cluster.name: cluster for cluster, _ in spans} | beyond,
+        endpoints=out.endpoints | {each.name: each for _, each in spans if each} if spans else out.endpoints,
+        listeners={name: way.resource for name, way in ways.items()},
+        routes={OUTBOUND: out.config_with(transparent.unclaimed()) if passes else out.config},
+        needs={name: way.needs for name, way in ways.items()},
+    )
+
+
+def _inbound(world: World, proxy: Proxy) -> Iterator[tuple[Inbound, Instance]]:
+    """The ports on which this workload is called, each once."""
+    seen = set()
+    for service, instance in world.places_of(proxy.identity):
+        if proxy.address not in {"", instance.address}:
+            continue
+        for port in service.entry.ports:
+            spec = _way_in(world, proxy, instance, port)
+            if spec and spec.port not in seen:
+                seen.add(spec.port)
+                yield spec, instance
+
+
+def _way_in(world: World, proxy: Proxy, instance: Instance, port: ServicePort) -> Inbound | None:
+    """None where the listener would call itself: on loopback the application needs a port of its own, unless calls are redirected."""
+    number = instance.ports[port.number]
+    app_port = proxy.app_ports.get(number, number)
+    address = instance.address if proxy.address else EVERYWHERE
+    redirected = app_port == number and proxy.transparent is not None
+    if app_port == number and address in {LOOPBACK, EVERYWHERE} and not redirected:
+        return None
+    return Inbound(
+        address=address,
+        port=number,
+        app_address=LOOPBACK,
+        app_port=app_port,
+        protocol=port.protocol,
+        mode=world.rules.mode(instance, number),
+        redirected=redirected,
+    )
+
+
+def _collectors(
+    world: World, out: Outbound, tellings: Iterable[Telling]
+) -> tuple[tuple[Resource, Resource | None], ...]:
+    """Where spans go, if no route goes there: mostly it is a service like others, and all that is common stays common."""
+    keys = {each.collector for each in tellings if each.collector and each.collector.name not in out.clusters}
+    return tuple(world.resources(key) for key in keys)
+
+
+def _heard(world: World, proxy: Proxy, told: Telling) -> Telling:
+    """What of it there is somebody for: spans go where this identity may call, and a collector sends none of its own."""
+    if told.collector is None:
+        return told
+    service = world.table.services[told.collector.host]
+    is_collector = any(each.identity == proxy.identity for each in service.endpoints)
+    if visible(world, service, proxy.identity) and not is_collector:
+        return told
+    return replace(told, collector=None)
+
+
+def _way(world: World, proxy: Proxy, spec: Inbound, instance: Instance, answers: Telling) -> Way:
+    def guards(plaintext: bool) -> Guards:  # noqa: FBT001 - the two kinds of chain
+        rules = world.rules
+        return Guards(http=rules.http_rbac(instance, plaintext), tcp=rules.tcp_rbac(instance, plaintext))
+
+    reports = of_server(answers, proxy.identity, proxy.log_path)
+    listener = listeners.inbound(spec, world.own, guards(False), guards(True), reports)
+    return Way(listener=listener, needs=frozenset({spec.name}) | answers.needs, origins=answers.origins)

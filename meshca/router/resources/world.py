@@ -1,0 +1,187 @@
+"""All that configuration is made of at one moment: which services there are, and what policies say of them. Pure.
+
+Rules: a cluster and its endpoints are made once for all proxies, and anew only when the service changed.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol, TypeVar
+
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.config.listener.v3.listener_components_pb2 import Filter
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
+
+from meshca.router.mesh.endpoints import Instance
+from meshca.router.mesh.objects import MTLSMode, Origin
+from meshca.router.mesh.table import ClusterKey, Service, Table
+from meshca.router.resources import clusters, proxyless_clusters
+from meshca.router.resources.telemetry import Telling
+from sds.xds.resource import Resource
+from sds.xds.wire import pack
+from spiffe.id import SpiffeID, TrustDomain
+
+_Value = TypeVar("_Value")
+_SILENT = Telling()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What policies say, as far as a view needs to know it."""
+
+    may_call: Callable[[SpiffeID, Instance], bool] = lambda _caller, _callee: True
+    http_rbac: Callable[[Instance, bool], tuple[HttpFilter, ...]] = lambda _callee, _plaintext: ()
+    """Of a callee, for connections with TLS or (true) without."""
+    tcp_rbac: Callable[[Instance, bool], tuple[Filter, ...]] = lambda _callee, _plaintext: ()
+    proxyless_rbac: Callable[[Instance], tuple[HttpFilter, ...]] = lambda _callee: ()
+    """Of a callee that is a gRPC server."""
+    mode: Callable[[Instance, int], MTLSMode] = lambda _callee, _port: MTLSMode.STRICT
+    tells: Callable[[Instance], Telling] = lambda _workload: _SILENT
+    loose: tuple[Instance, ...] = ()
+    """Workloads that are in no service."""
+    basis: object = None
+    """What they were made of, if they are the same for as long as this is equal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a workload is called: by whom it must be, and at which address and port."""
+
+    identity: SpiffeID
+    address: str
+    port: int
+
+
+class Made(NamedTuple):
+    """The cluster of a key, its load assignment if it comes by EDS, and what both were made of."""
+
+    service: Service
+    identities: frozenset[SpiffeID]
+    hidden: frozenset[Place]
+    cluster: Resource
+    assignment: Resource | None
+
+
+class _Shape(Protocol):
+    """What makes clusters: `meshca.router.resources.clusters` for Envoy, `meshca.router.resources.proxyless_clusters` for gRPC."""
+
+    def cluster(
+        self, service: Service, key: ClusterKey, own: TrustDomain, identities: Iterable[SpiffeID]
+    ) -> Cluster: ...
+
+    def load_assignment(self, key: ClusterKey, members: Sequence[Instance]) -> ClusterLoadAssignment: ...
+
+    def has_assignment(self, service: Service) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """All that views are made of. `made` keeps the resources of services, of this world and of the one before it; `proxyless` gRPC's.
+
+    `identities` has, for each service, those that its endpoints have, or had in a world before this one. Nobody is told yet of the places
+    that are `hidden`, and workloads still listen where the tables say that are `leaving`.
+    """
+
+    own: TrustDomain
+    table: Table
+    rules: Rules = field(default_factory=Rules)
+    identities: Mapping[str, frozenset[SpiffeID]] = field(default_factory=dict)
+    hidden: frozenset[Place] = frozenset()
+    leaving: tuple[Table, ...] = ()
+    made: dict[ClusterKey, Made] = field(default_factory=dict)
+    proxyless: dict[ClusterKey, Made] = field(default_factory=dict)
+    _callees: dict[SpiffeID, list[tuple[Service, Instance]]] = field(init=False, default_factory=dict)
+
+    def following(self, before: "World") -> "World":
+        """This world, made of the same objects as the one before it where it is equal: who compares sees at once what changed."""
+        services = _same(self.table.services, before.table.services)
+        identities = {
+            host: _identities(service) | before.identities.get(host, frozenset()) for host, service in services.items()
+        }
+        return World(
+            own=self.own,
+            table=replace(self.table, services=services, hosts=_same(self.table.hosts, before.table.hosts)),
+            rules=before.rules if self.rules.basis and self.rules.basis == before.rules.basis else self.rules,
+            identities=_same(identities, before.identities),
+            made={key: made for key, made in before.made.items() if services.get(key.host) is made.service},
+            proxyless={key: made for key, made in before.proxyless.items() if services.get(key.host) is made.service},
+        )
+
+    def resources(self, key: ClusterKey) -> tuple[Resource, Resource | None]:
+        """The cluster of a key and, if its endpoints come by EDS, its load assignment."""
+        identities = self.identities.get(key.host) or _identities(self.table.services[key.host])
+        return self._kept(self.made, key, identities, clusters)
+
+    def proxyless_resources(self, key: ClusterKey) -> tuple[Resource, Resource | None]:
+        """The same for gRPC, which takes each of these identities at each endpoint: only those of now count, and of who is leaving."""
+        found = (table.services.get(key.host) for table in (self.table, *self.leaving))
+        identities = frozenset[SpiffeID]().union(*(_identities(service) for service in found if service))
+        return self._kept(self.proxyless, key, identities, proxyless_clusters)
+
+    def _kept(
+        self, kept: dict[ClusterKey, Made], key: ClusterKey, identities: frozenset[SpiffeID], shape: _Shape
+    ) -> tuple[Resource, Resource | None]:
+        service = self.table.services[key.host]
+        hidden = self._hidden_of(service)
+        made = kept.get(key)
+        if made is None or (made.service, made.identities, made.hidden) != (service, identities, hidden):
+            made = kept[key] = self._make(key, identities, hidden, shape)
+        return made.cluster, made.assignment
+
+    def _make(self, key: ClusterKey, identities: frozenset[SpiffeID], hidden: frozenset[Place], shape: _Shape) -> Made:
+        service = self.table.services[key.host]
+        proof = origins(service)
+        cluster = pack(key.name, shape.cluster(service, key, self.own, identities), proof)
+        members = [each for each in service.members(key.subset) if place(each, key.port) not in hidden]
+        has_eds = shape.has_assignment(service)
+        assignment = pack(key.name, shape.load_assignment(key, members), proof) if has_eds else None
+        return Made(service, identities, hidden, cluster, assignment)
+
+    def _hidden_of(self, service: Service) -> frozenset[Place]:
+        if not self.hidden:
+            return self.hidden
+        return self.hidden.intersection(places(service))
+
+    def places_of(self, identity: SpiffeID) -> list[tuple[Service, Instance]]:
+        """Where this identity is called, or was in what is leaving."""
+        if not self._callees:
+            for table in (self.table, *self.leaving):
+                for service in table.services.values():
+                    for instance in service.endpoints:
+                        if instance.identity:
+                            self._callees.setdefault(instance.identity, []).append((service, instance))
+        return self._callees.get(identity, [])
+
+
+def visible(world: World, service: Service, caller: SpiffeID) -> bool:
+    """Whether a caller could be let in by some endpoint; what is outside of the mesh is there for all of it."""
+    if service.entry.external or not service.endpoints:
+        return caller.trust_domain == world.own
+    return any(world.rules.may_call(caller, each) for each in service.endpoints)
+
+
+def places(service: Service) -> Iterator[Place]:
+    """Each place where a service is called, with who must be there."""
+    found = (place(instance, number) for instance in service.endpoints for number in instance.ports)
+    return (each for each in found if each)
+
+
+def place(instance: Instance, port: int) -> Place | None:
+    """Where an instance is called on a port of its service; None outside of the mesh."""
+    if instance.identity is None:
+        return None
+    return Place(identity=instance.identity, address=instance.address, port=instance.ports[port])
+
+
+def _same(after: Mapping[str, _Value], before: Mapping[str, _Value]) -> dict[str, _Value]:
+    """The values after, each the very object of before if it is equal."""
+    return {name: before[name] if before.get(name) == value else value for name, value in after.items()}
+
+
+def _identities(service: Service) -> frozenset[SpiffeID]:
+    return frozenset(each.identity for each in service.endpoints if each.identity)
+
+
+def origins(service: Service) -> tuple[Origin, ...]:
+    """The objects that a service is made of."""
+    return (service.entry.origin, *((service.rule.origin,) if service.rule else ()))
