@@ -55,6 +55,8 @@ class _Subscription:
     resources: Resources | None = None
     stirred: bool = False
     """Whether anything came in since it was last asked what is due."""
+    changed: set[str] | None = None
+    """The only names about which it did; None if that may be any."""
     started: bool = False
     names: set[str] = field(default_factory=set)
     known: dict[str, str | None] = field(default_factory=dict)
@@ -75,7 +77,7 @@ class _Subscription:
     def receive(self, request: DeltaRequest) -> tuple[Event, ...]:
         events = self._settle(request.error) if request.nonce == self.nonce else ()  # P2: only this part can be stale
         if request.subscribe or request.unsubscribe or request.error is not None or self.refused or not self.started:
-            self.stirred = True
+            self._stir()
         if self.started:
             self._unsubscribe(request.unsubscribe)
             self._subscribe(request.subscribe)
@@ -142,8 +144,16 @@ class _Subscription:
 
     def show(self, resources: Resources) -> tuple[Event, ...]:
         """Take in what there is from now on."""
+        differing = _differing(self.resources, resources)
+        if differing is None or (self.stirred and self.changed is None):
+            self._stir()
+        else:
+            self.changed = differing.union(self.changed or ())
         self.resources, self.stirred = resources, True
         return self.recognise()
+
+    def _stir(self) -> None:
+        self.stirred, self.changed = True, None
 
     def recognise(self) -> tuple[Event, ...]:
         """Compare the versions that the client brought along with ours (P11)."""
@@ -163,12 +173,17 @@ class _Subscription:
         """Return what to send and what to remove now; None if there is nothing to say."""
         if not (self.started and self.stirred) or self.resources is None or self.awaiting is not None:
             return None
-        self.stirred = self.rules.removal_ends_warming  # such resources may come to be with time alone
-        wanted = (self.names - {WILDCARD}).union(self.resources) if self._sees_all else self.names
+        looked_at = self._named() if self.changed is None else self.changed
+        self.stirred, self.changed = (
+            self.rules.removal_ends_warming,
+            None,
+        )  # such resources may come to be with time alone
         changed: list[Resource] = []
         removed: list[str] = []
-        for name in sorted(wanted | self.known.keys()):
-            resource = self.resources.get(name) if name in wanted else None
+        for name in sorted(looked_at):
+            if not (name in self.names or self._sees_all or name in self.known):
+                continue
+            resource = self.resources.get(name) if name in self.names or self._sees_all else None
             version = self.known.get(name, _OWED)
             if resource is not None and resource.version != version and unit(resource) not in self.refused:
                 changed.append(resource)
@@ -176,10 +191,15 @@ class _Subscription:
                 removed.append(name)
         return (tuple(changed), tuple(removed)) if changed or removed or self.answer_owed else None
 
+    def _named(self) -> set[str]:
+        """All names that the client asks for or has."""
+        everything = set(self.resources or ()) if self._sees_all else set[str]()
+        return (self.names - {WILDCARD}).union(everything, self.known)
+
     def send_again(self, names: Iterable[str]) -> None:
         """The client waits for these once more, although they did not change (P13)."""
         self.known.update(dict.fromkeys(self.known.keys() & names, _OWED))
-        self.stirred = True
+        self._stir()
 
     def send(self, changed: tuple[Resource, ...], removed: tuple[str, ...], nonce: str) -> DeltaResponse:
         self.known.update(versions(changed))
@@ -191,6 +211,13 @@ class _Subscription:
             }
         self.answer_owed, self.nonce, self.awaiting = False, nonce, (changed, removed)
         return DeltaResponse(type_url=self.rules.type_url, nonce=nonce, resources=changed, removed=removed)
+
+
+def _differing(before: Resources | None, after: Resources) -> set[str] | None:
+    """The names of which the resources are not the same objects; None if there is no telling at once."""
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return None
+    return {name for name, each in after.items() if before.get(name) is not each}.union(before.keys() - after.keys())
 
 
 @dataclass(slots=True, kw_only=True)
