@@ -42,6 +42,7 @@ from meshca.router.mesh.objects import (
 from meshca.router.mesh.table import ClusterKey, Route
 from spiffe.id import SpiffeID
 
+HTTP_PORT = 80
 FAULT_FILTER = "envoy.filters.http.fault"
 DEFAULT_RETRY_ON = ("connect-failure", "refused-stream", "unavailable", "cancelled", "retriable-status-codes")
 DEFAULT_ATTEMPTS = 2
@@ -81,7 +82,7 @@ def _of_rule(resolved: Route, caller: SpiffeID, port: int | None) -> Iterator[Ro
     for match in rule.matches or (_ANYWHERE,):
         if _concerns(match, caller, port):
             made = RouteMessage(name=rule.name, match=_match(match))
-            _act(made, resolved)
+            _act(made, resolved, port)
             yield made
 
 
@@ -145,10 +146,10 @@ def _string(how: StringMatch) -> StringMatcher:
             return StringMatcher(exact=how.value)
 
 
-def _act(made: RouteMessage, resolved: Route) -> None:
+def _act(made: RouteMessage, resolved: Route, port: int | None) -> None:
     rule = resolved.rule
     if rule.redirect:
-        made.redirect.CopyFrom(_redirect(rule.redirect))
+        made.redirect.CopyFrom(_redirect(rule.redirect, port))
     elif rule.direct_response:
         made.direct_response.status = rule.direct_response.status
         if rule.direct_response.body:
@@ -244,7 +245,8 @@ def _retry(retries: Retries) -> RetryPolicy:
     return made
 
 
-def _redirect(redirect: Redirect) -> RedirectAction:
+def _redirect(redirect: Redirect, dialled: int | None) -> RedirectAction:
+    """Envoy keeps the port of the request with its host; with another host that is said, unless HTTP means it anyway."""
     made = RedirectAction(response_code=_REDIRECTS[redirect.code])
     if redirect.uri:
         made.path_redirect = redirect.uri
@@ -254,8 +256,9 @@ def _redirect(redirect: Redirect) -> RedirectAction:
         made.host_redirect = redirect.authority
     if redirect.scheme:
         made.scheme_redirect = redirect.scheme
-    if redirect.port:
-        made.port_redirect = redirect.port
+    kept = dialled if redirect.keep_port and redirect.authority and dialled != HTTP_PORT else None
+    if port := redirect.port or kept:
+        made.port_redirect = port
     return made
 
 

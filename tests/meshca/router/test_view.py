@@ -11,7 +11,7 @@ from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from meshca.router.mesh.endpoints import Instance
-from meshca.router.mesh.objects import MTLSMode, Object, Resolution
+from meshca.router.mesh.objects import MTLSMode, Object, Redirect, Resolution
 from meshca.router.mesh.table import build
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.view import View, view
@@ -69,6 +69,25 @@ def test_a_weight_of_zero_is_left_out_but_its_cluster_stays_ready():
     (only,) = routes_of(made)["api"].routes[0].route.weighted_clusters.clusters
     assert only.name == "outbound|80|v1|api"
     assert "outbound|80|v2|api" in made.clusters
+
+
+@pytest.mark.parametrize(
+    ("redirect", "port"),
+    [
+        (Redirect(authority="b", keep_port=True), 8080),
+        (Redirect(authority="b"), 0),
+        (Redirect(uri="/b", keep_port=True), 0),
+        (Redirect(authority="b", port=81), 81),
+    ],
+)
+def test_a_redirect_to_another_host_keeps_the_port_that_was_dialled_if_asked_to(redirect: Redirect, port: int):
+    made = view(
+        world(service("api", V1, ports=(http(80), http(8080, "more"))), virtual("api", rule(redirect=redirect))),
+        Proxy(identity=FRONTEND),
+    )
+    assert routes_of(made)["api:8080"].routes[0].redirect.port_redirect == port
+    if redirect.keep_port:
+        assert routes_of(made)["api:80"].routes[0].redirect.port_redirect == 0
 
 
 def test_a_service_without_rules_is_reached_by_its_host_with_istios_default_retries_and_no_timeout():
