@@ -64,7 +64,7 @@ def tables(found: dict[str, Any]) -> list[RenderableType]:
 def _phase(proxy: dict[str, Any]) -> list[str]:
     waits = [f"waits for {each['resource']}" for each in proxy["waits_for"]]
     held = [f"holds back {each['resource']}, which needs {', '.join(each['clusters'])}" for each in proxy["held_back"]]
-    return [proxy["phase"] + (" (late)" if proxy["late"] else ""), *waits, *held]
+    return [proxy["phase"] + (" (late)" if proxy["late"] else ""), *waits, *held, *proxy["obstacles"]]
 
 
 def _type(name: str, kind: dict[str, Any]) -> str:

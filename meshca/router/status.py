@@ -16,6 +16,7 @@ from meshca.router.canary.ramping import Observed
 from meshca.router.delivery.target import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, Standing, Waiting
 from meshca.router.mesh.objects import Origin
 from meshca.router.mesh.state import State
+from meshca.router.resources.inbound import obstacles
 from sds.unix_socket import SocketSpec, listen
 from sds.xds.resource import combined_version, versions
 
@@ -99,6 +100,7 @@ def _proxy(client: Client) -> Json:
         "certificate_until": _time(client.peer.not_after),
         "config_bytes": sum(map(len, client.bodies)),
         "resources": len(client.bodies),
+        "obstacles": list(obstacles(client.world, client.proxy)) if client.world and not client.proxy.is_grpc else [],
         "types": {name: _type(client, standing, type_url) for name, type_url in _TYPES.items()},
         **_standing(standing),
     }

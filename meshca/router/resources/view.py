@@ -3,14 +3,14 @@
 Rules: each resource carries the objects that it came from, so that a NACK can be told in their terms.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from meshca.router.mesh.endpoints import Instance
-from meshca.router.mesh.objects import ServicePort
 from meshca.router.resources import listeners, transparent
 from meshca.router.resources.homes import home
-from meshca.router.resources.listeners import EVERYWHERE, LOOPBACK, OUTBOUND, Guards, Inbound
+from meshca.router.resources.inbound import inbound_of
+from meshca.router.resources.listeners import OUTBOUND, Guards, Inbound
 from meshca.router.resources.outbound import Outbound, Outbounds
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.reporting import of_client, of_server
@@ -36,7 +36,7 @@ class View:
 def view(world: World, proxy: Proxy, outbounds: Outbounds | None = None) -> View:
     """All that a proxy gets. With `outbounds` what it has in common with others is made once for all of them."""
     out = (outbounds or Outbounds()).of(world, proxy.identity)
-    inbound = tuple(_inbound(world, proxy))
+    inbound = tuple(inbound_of(world, proxy))
     apps = {spec.name: pack(spec.name, listeners.inbound_cluster(spec)) for spec, _ in inbound}
     tells = _heard(world, proxy, world.rules.tells(home(world, proxy)))
     answers = [_heard(world, proxy, world.rules.tells(instance)) for _, instance in inbound]
@@ -56,38 +56,6 @@ def view(world: World, proxy: Proxy, outbounds: Outbounds | None = None) -> View
         listeners={name: way.resource for name, way in ways.items()},
         routes={OUTBOUND: out.config_with(transparent.unclaimed()) if passes else out.config},
         needs={name: way.needs for name, way in ways.items()},
-    )
-
-
-def _inbound(world: World, proxy: Proxy) -> Iterator[tuple[Inbound, Instance]]:
-    """The ports on which this workload is called, each once."""
-    seen = set()
-    for service, instance in world.places_of(proxy.identity):
-        if proxy.address not in {"", instance.address}:
-            continue
-        for port in service.entry.ports:
-            spec = _way_in(world, proxy, instance, port)
-            if spec and spec.port not in seen:
-                seen.add(spec.port)
-                yield spec, instance
-
-
-def _way_in(world: World, proxy: Proxy, instance: Instance, port: ServicePort) -> Inbound | None:
-    """None where the listener would call itself: on loopback the application needs a port of its own, unless calls are redirected."""
-    number = instance.ports[port.number]
-    app_port = proxy.app_ports.get(number, number)
-    address = instance.address if proxy.address else EVERYWHERE
-    redirected = app_port == number and proxy.transparent is not None
-    if app_port == number and address in {LOOPBACK, EVERYWHERE} and not redirected:
-        return None
-    return Inbound(
-        address=address,
-        port=number,
-        app_address=LOOPBACK,
-        app_port=app_port,
-        protocol=port.protocol,
-        mode=world.rules.mode(instance, number),
-        redirected=redirected,
     )
 
 

@@ -13,6 +13,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from meshca.router.mesh.endpoints import Instance
 from meshca.router.mesh.objects import MTLSMode, Object, Redirect, Resolution
 from meshca.router.mesh.table import build
+from meshca.router.resources.inbound import obstacles
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.view import View, view
 from meshca.router.resources.world import Rules, World, visible
@@ -291,3 +292,16 @@ def test_a_proxy_says_its_place_in_its_node_metadata(texts: dict[str, str], prox
 def test_a_port_that_is_none_is_refused(text: str):
     with pytest.raises(InvalidRequest, match=r"meshca\.outbound-port has .* which is no port"):
         Proxy.read(API, Node(texts={"meshca.outbound-port": text}))
+
+
+def test_a_workload_that_can_not_be_called_is_told_why():
+    here = endpoint("127.0.0.1", identity=API)
+    made = world(service("api", here), service("db", here, ports=(tcp(80),), line=2))
+    (same, other) = obstacles(made, Proxy(identity=API))
+    assert same == "api:80: proxy and application can not both have port 80 here: see --app 80=PORT"
+    assert other.startswith("db:80: proxy and application")
+    (conflict,) = obstacles(made, Proxy(identity=API, app_ports={80: 8080}))
+    assert conflict == "db:80: on port 80 comes HTTP of another service, not TCP"
+    (first, *_) = obstacles(made, Proxy(identity=API, address="10.0.0.9"))
+    assert first == "no endpoint of this identity has its address 10.0.0.9, only 127.0.0.1: see --address"
+    assert list(obstacles(made, Proxy(identity=FRONTEND))) == []

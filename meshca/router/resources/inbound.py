@@ -1,0 +1,66 @@
+"""The ports on which a workload is called, and why one of them has no way in. Pure.
+
+Rules: nothing is left out in silence; what can not be is told with the proxy that it is about.
+"""
+
+from collections.abc import Iterator
+
+from meshca.router.mesh.endpoints import Instance
+from meshca.router.mesh.objects import ServicePort
+from meshca.router.mesh.table import Service
+from meshca.router.resources.listeners import EVERYWHERE, LOOPBACK, Inbound
+from meshca.router.resources.proxy import Proxy
+from meshca.router.resources.world import World
+
+
+def inbound_of(world: World, proxy: Proxy) -> Iterator[tuple[Inbound, Instance]]:
+    """The ports on which this workload is called, each once."""
+    seen = set()
+    for service, instance in world.places_of(proxy.identity):
+        if proxy.address not in {"", instance.address}:
+            continue
+        for port in service.entry.ports:
+            spec = _way_in(world, proxy, instance, port)
+            if spec and spec.port not in seen:
+                seen.add(spec.port)
+                yield spec, instance
+
+
+def _way_in(world: World, proxy: Proxy, instance: Instance, port: ServicePort) -> Inbound | None:
+    """None where the listener would call itself: on loopback the application needs a port of its own, unless calls are redirected."""
+    number = instance.ports[port.number]
+    app_port = proxy.app_ports.get(number, number)
+    address = instance.address if proxy.address else EVERYWHERE
+    redirected = app_port == number and proxy.transparent is not None
+    if app_port == number and address in {LOOPBACK, EVERYWHERE} and not redirected:
+        return None
+    return Inbound(
+        address=address,
+        port=number,
+        app_address=LOOPBACK,
+        app_port=app_port,
+        protocol=port.protocol,
+        mode=world.rules.mode(instance, number),
+        redirected=redirected,
+    )
+
+
+def obstacles(world: World, proxy: Proxy) -> Iterator[str]:
+    """Why calls to this workload do not come in, where they do not."""
+    protocols = {spec.port: spec.protocol for spec, _ in inbound_of(world, proxy)}
+    places = world.places_of(proxy.identity)
+    mine = [(service, instance) for service, instance in places if proxy.address in {"", instance.address}]
+    if places and not mine:
+        known = ", ".join(sorted({instance.address for _, instance in places}))
+        yield f"no endpoint of this identity has its address {proxy.address}, only {known}: see --address"
+    for service, instance in mine:
+        for port in service.entry.ports:
+            number = instance.ports[port.number]
+            if _way_in(world, proxy, instance, port) is None:
+                yield f"{_name(service, port)}: proxy and application can not both have port {number} here: see --app {number}=PORT"
+            elif protocols[number] is not port.protocol:
+                yield f"{_name(service, port)}: on port {number} comes {protocols[number]} of another service, not {port.protocol}"
+
+
+def _name(service: Service, port: ServicePort) -> str:
+    return f"{service.host}:{port.number}"
