@@ -3,7 +3,7 @@
 Rules:
 - A file that can not be read at all keeps all that it said when it last could; a broken object keeps its last good version; an object
   whose references lead nowhere now keeps the version whose references did, if that still holds.
-- An object that nobody wrote any more is gone.
+- An object that nobody wrote any more is gone, but only if every file can be read: it may have moved to one that can not.
 """
 
 from collections.abc import Iterable, Mapping
@@ -53,7 +53,7 @@ def _by_label(objects: Iterable[Object]) -> dict[str, Object]:
 
 def _kept(before: State, problems: Iterable[Problem]) -> dict[str, Object]:
     """What was good before and is broken now. It is overruled by what is good now."""
-    found = list(problems)
-    labels = {problem.label for problem in found if problem.label}
-    files = {problem.file for problem in found if not problem.label}
-    return {label: each for label, each in before.good.items() if label in labels or each.origin.file in files}
+    labels = {problem.label for problem in problems}
+    if "" in labels:  # nobody knows what stands in a file that can not be read: a policy may have moved there
+        return dict(before.good)
+    return {label: each for label, each in before.good.items() if label in labels}

@@ -1,6 +1,7 @@
 """From files to the world that views are made of. Pure.
 
-Rules: a policy that is broken and was never good closes its namespace: nobody knows whom it was to keep out.
+Rules: a policy that is broken and was never good closes its namespace: nobody knows whom it was to keep out. One whose name or namespace
+can not be read closes all of them: nobody knows which it was for.
 """
 
 from meshca.router.directory import Files
@@ -12,7 +13,14 @@ from meshca.router.resources.homes import loose
 from meshca.router.resources.telemetry import telling
 from meshca.router.resources.world import Rules, World
 from meshca.router.security.peering import mode
-from meshca.router.security.policy import applicable, http_filters, network_filters, proxyless_filters, too_long
+from meshca.router.security.policy import (
+    ROOT_NAMESPACE,
+    applicable,
+    http_filters,
+    network_filters,
+    proxyless_filters,
+    too_long,
+)
 from meshca.router.security.scope import may_call
 from spiffe.id import TrustDomain
 
@@ -59,12 +67,14 @@ def world_of(state: State, own: TrustDomain) -> World:
 
 def _is_lost_policy(problem: Problem, state: State) -> bool:
     """Whether a policy is broken and was never good: nobody knows whom it was to keep out."""
-    return problem.label.startswith(f"{AuthorizationPolicy.__name__} ") and problem.label not in state.good
+    return problem.label.partition(" ")[0] == AuthorizationPolicy.__name__ and problem.label not in state.good
 
 
 def _closing(problem: Problem) -> AuthorizationPolicy:
     """A policy that lets nobody in, in the place and namespace of a broken one."""
     kind, _, place = problem.label.partition(" ")
     namespace, _, name = place.partition("/")
-    origin = Origin(file=problem.file, line=problem.line, kind=kind, namespace=namespace, name=name)
+    origin = Origin(
+        file=problem.file, line=problem.line, kind=kind, namespace=namespace or ROOT_NAMESPACE, name=name or "unnamed"
+    )
     return AuthorizationPolicy(origin=origin, action=Action.ALLOW, rules=())

@@ -38,6 +38,13 @@ def test_a_file_that_can_not_be_read_keeps_all_that_it_said():
     assert after.problems == (UNREADABLE,)
 
 
+def test_what_may_have_moved_to_a_file_that_can_not_be_read_is_not_gone():
+    elsewhere = Problem(file="renamed.yaml", line=3, label="", field="", text="this is not YAML")
+    gone = Problem(file="/etc/mesh", line=1, label="", field="", text="can not be read: no such directory")
+    assert following(GOOD, read(API, problems=(elsewhere,))).good == GOOD.good
+    assert following(GOOD, read(problems=(gone,))).good == GOOD.good
+
+
 def test_an_object_that_nobody_wrote_any_more_is_gone():
     after = following(GOOD, read(API))
     assert clusters(after) == []
