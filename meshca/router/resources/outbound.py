@@ -106,7 +106,7 @@ class Outbounds:
         look = self.look(world, caller)
         if look.key not in self._made:
             before = self._made_before.get(look.key)
-            self._made[look.key] = replace(before, world=world) if before else _outbound(world, look.offers)
+            self._made[look.key] = replace(before, world=world) if before else _outbound(world, look)
         return self._made[look.key]
 
     def look(self, world: World, caller: SpiffeID) -> "Look":
@@ -171,6 +171,11 @@ class Look:
         """All of them, in order."""
         return tuple(seen.offer for seen in self.hosts.values())
 
+    @property
+    def hidden(self) -> frozenset[str]:
+        """The services that this identity may not call: a route of another may lead there, and tells nothing of them."""
+        return frozenset(host for host, seen in self.hosts.items() if seen.service and seen.offer is _NOTHING)
+
 
 def _hosts(world: World) -> list[str]:
     """All names, services first: they claim their domains before those that are nothing but names."""
@@ -216,9 +221,10 @@ def _offer(host: str, service: Service | None, virtual: VirtualHost | None, call
     return Offer(hosts=(Host(name=host, domains=_of_name(host), routes=made, keys=keys, origins=(virtual.origin,)),))
 
 
-def _outbound(world: World, offers: tuple[Offer, ...]) -> Outbound:
+def _outbound(world: World, look: Look) -> Outbound:
+    offers, hidden = look.offers, look.hidden
     hosts = [host for offer in offers for host in offer.hosts]
-    keys = sorted({key for host in hosts for key in host.keys})
+    keys = sorted({key for host in hosts for key in host.keys if key.host not in hidden})
     return Outbound(
         world=world,
         offers=offers,

@@ -27,7 +27,7 @@ from meshca.router.mesh.endpoints import Instance
 from meshca.router.mesh.table import ClusterKey
 from meshca.router.resources import proxyless_clusters
 from meshca.router.resources.clusters import ADS, address
-from meshca.router.resources.outbound import Host, Offer, Outbounds
+from meshca.router.resources.outbound import Host, Look, Offer, Outbounds
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.proxyless_routes import destinations, routes
 from meshca.router.resources.routes import FAULT_FILTER
@@ -90,7 +90,7 @@ class Proxyless:
         key = self._outside, look.key
         made = self._made.get(key)
         if made is None or made.world is not world:
-            made = self._made[key] = replace(made, world=world) if made else _callees(world, look.offers, self._outside)
+            made = self._made[key] = replace(made, world=world) if made else _callees(world, look, self._outside)
         return made
 
 
@@ -98,7 +98,8 @@ def _outside(world: World) -> frozenset[str]:
     return frozenset(host for host, service in world.table.services.items() if service.entry.external)
 
 
-def _callees(world: World, offers: tuple[Offer, ...], outside: frozenset[str]) -> Callees:
+def _callees(world: World, look: Look, outside: frozenset[str]) -> Callees:
+    offers, hidden = look.offers, look.hidden
     every = [host for offer in offers for host in offer.hosts]
     hosts = [host for host in every if outside.isdisjoint(key.host for key in host.keys)]
     names = {name: host for host in reversed(hosts) for name in host.domains if "*" not in name}
@@ -107,7 +108,7 @@ def _callees(world: World, offers: tuple[Offer, ...], outside: frozenset[str]) -
         offers=offers,
         listeners={name: pack(name, _outbound(name, host.name), host.origins) for name, host in names.items()},
         routes={host.name: pack(host.name, _configuration(host), host.origins) for host in hosts},
-        keys=tuple(sorted({key for host in hosts for key in host.keys})),
+        keys=tuple(sorted({key for host in hosts for key in host.keys if key.host not in hidden})),
         needs=_needs([*names.items(), *((host.name, host) for host in hosts)]),
     )
 

@@ -166,6 +166,14 @@ def test_who_could_not_call_a_service_is_not_told_of_it():
     assert set(seen(service("api", V1), by=OTHER, may_call=lambda caller, _: caller != FRONTEND).listeners)
 
 
+def test_a_rule_of_another_host_tells_nothing_of_a_service_that_an_identity_can_not_call():
+    front = service("front", endpoint("10.0.0.9", identity=account("front")))
+    objects = front, service("api", V1), virtual("front", rule(to("api")))
+    made = seen(*objects, may_call=lambda _, callee: callee.identity != API)
+    assert "front" in made.listeners
+    assert (made.clusters, made.endpoints) == ({}, {})
+
+
 def test_what_leads_out_of_the_mesh_or_is_no_http_is_not_there():
     outside = service("bank.example", external=True, resolution=Resolution.DNS)
     mixed = virtual("mixed", rule(to("api", "", 1, port=80), to("bank.example", "", 1)))

@@ -14,6 +14,7 @@ from meshca.router.mesh.endpoints import Instance
 from meshca.router.mesh.objects import MTLSMode, Object, Redirect, Resolution
 from meshca.router.mesh.table import build
 from meshca.router.resources.inbound import obstacles
+from meshca.router.resources.outbound import Outbounds
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.view import View, view
 from meshca.router.resources.world import Rules, World, visible
@@ -144,6 +145,23 @@ def test_a_service_that_an_identity_can_not_call_is_not_told_to_it():
 
 
 CANARY_OF_V1 = virtual("api", rule(to("api", "v1")))
+
+
+def test_a_rule_of_another_host_tells_nothing_of_a_service_that_an_identity_can_not_call():
+    front = service("front", endpoint("10.0.0.9", identity=account("front")))
+    objects = front, service("api", V1), virtual("front", rule(to("api")))
+    shared = Outbounds()
+
+    def seen(by: SpiffeID, *allowed: SpiffeID) -> View:
+        made = world(*objects, may_call=lambda caller, callee: callee.identity != API or caller in allowed)
+        return view(made, Proxy(identity=by), shared)
+
+    stranger = account("stranger")
+    assert set(seen(FRONTEND, FRONTEND).endpoints) == {"outbound|80||api"}
+    assert set(seen(stranger, FRONTEND).endpoints) == set()
+    assert set(seen(stranger, FRONTEND, stranger).endpoints) == {"outbound|80||api"}
+    closed = seen(FRONTEND)
+    assert (closed.clusters, closed.endpoints, closed.needs["outbound"]) == ({}, {}, frozenset())
 
 
 def test_what_is_outside_or_has_no_endpoints_yet_is_visible_to_the_trust_domain_only():
