@@ -3,27 +3,31 @@
 Rules: nothing is left out in silence; what can not be is told with the proxy that it is about.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from meshca.router.mesh.endpoints import Instance
 from meshca.router.mesh.objects import ServicePort
 from meshca.router.mesh.table import Service
+from meshca.router.resources import callee
 from meshca.router.resources.listeners import EVERYWHERE, LOOPBACK, Inbound
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.world import World
 
 
-def inbound_of(world: World, proxy: Proxy) -> Iterator[tuple[Inbound, Instance]]:
-    """The ports on which this workload is called, each once."""
-    seen = set()
+def inbound_of(world: World, proxy: Proxy) -> Iterator[tuple[Inbound, Sequence[Instance]]]:
+    """The ports on which this workload is called, each once, with all of its places that have it."""
+    found: dict[int, tuple[Inbound, list[Instance]]] = {}
     for service, instance in world.places_of(proxy.identity):
         if proxy.address not in {"", instance.address}:
             continue
         for port in service.entry.ports:
             spec = _way_in(world, proxy, instance, port)
-            if spec and spec.port not in seen:
-                seen.add(spec.port)
-                yield spec, instance
+            if spec:
+                found.setdefault(spec.port, (spec, []))[1].append(instance)
+    for spec, callees in found.values():
+        modes = (world.rules.mode(each, spec.port) for each in callee.distinct(callees))
+        yield replace(spec, mode=callee.strictest(modes)), callees
 
 
 def _way_in(world: World, proxy: Proxy, instance: Instance, port: ServicePort) -> Inbound | None:

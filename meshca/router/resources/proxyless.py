@@ -8,7 +8,7 @@ Rules:
 """
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from envoy.config.listener.v3.listener_components_pb2 import FilterChain
@@ -25,7 +25,7 @@ from google.protobuf.message import Message
 
 from meshca.router.mesh.endpoints import Instance
 from meshca.router.mesh.table import ClusterKey
-from meshca.router.resources import proxyless_clusters
+from meshca.router.resources import callee, proxyless_clusters
 from meshca.router.resources.clusters import ADS, address
 from meshca.router.resources.outbound import Host, Look, Offer, Outbounds
 from meshca.router.resources.proxy import Proxy
@@ -137,20 +137,20 @@ def _configuration(host: Host) -> RouteConfiguration:
 
 
 def _servers(world: World, proxy: Proxy) -> Iterator[tuple[str, Resource]]:
-    """A listener for each address on which this workload may be listening; of several instances on one the first counts."""
-    seen: set[str] = set()
+    """A listener for each address on which this workload may be listening."""
+    found: dict[tuple[str, int], list[Instance]] = {}
     for service, instance in world.places_of(proxy.identity):
         if proxy.address in {"", instance.address}:
             for port in (instance.ports[each.number] for each in service.entry.ports if each.protocol.is_http):
                 for host in (instance.address, *ANY_ADDRESS):
-                    name = f"{SERVER_PREFIX}{_joined(host, port)}"
-                    if name not in seen:
-                        seen.add(name)
-                        yield name, pack(name, _inbound(world, name, instance, (host, port)))
+                    found.setdefault((host, port), []).append(instance)
+    for place, callees in found.items():
+        name = f"{SERVER_PREFIX}{_joined(*place)}"
+        yield name, pack(name, _inbound(world, name, callees, place))
 
 
-def _inbound(world: World, name: str, instance: Instance, place: tuple[str, int]) -> Listener:
-    manager = _manager(name, world.rules.proxyless_rbac(instance))
+def _inbound(world: World, name: str, callees: Sequence[Instance], place: tuple[str, int]) -> Listener:
+    manager = _manager(name, callee.http_filters(callees, world.rules.proxyless_rbac))
     manager.route_config.CopyFrom(_anything(name))
     chain = FilterChain(transport_socket=proxyless_clusters.from_anybody())
     chain.filters.add(name=_MANAGER).typed_config.Pack(manager, deterministic=True)

@@ -3,11 +3,11 @@
 Rules: each resource carries the objects that it came from, so that a NACK can be told in their terms.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from meshca.router.mesh.endpoints import Instance
-from meshca.router.resources import listeners, transparent
+from meshca.router.resources import callee, listeners, transparent
 from meshca.router.resources.homes import home
 from meshca.router.resources.inbound import inbound_of
 from meshca.router.resources.listeners import OUTBOUND, Guards, Inbound
@@ -39,13 +39,13 @@ def view(world: World, proxy: Proxy, outbounds: Outbounds | None = None) -> View
     inbound = tuple(inbound_of(world, proxy))
     apps = {spec.name: pack(spec.name, listeners.inbound_cluster(spec)) for spec, _ in inbound}
     tells = _heard(world, proxy, world.rules.tells(home(world, proxy)))
-    answers = [_heard(world, proxy, world.rules.tells(instance)) for _, instance in inbound]
+    answers = [_heard(world, proxy, world.rules.tells(callees[0])) for _, callees in inbound]
     spans = _collectors(world, out, (tells, *answers))
     main, *tcp = ways_out(proxy, out, of_client(tells, proxy.identity, proxy.log_path))
     main = replace(main, needs=main.needs | tells.needs, origins=tells.origins)
     made = [
-        (spec, _way(world, proxy, spec, instance, answer))
-        for (spec, instance), answer in zip(inbound, answers, strict=True)
+        (spec, _way(world, proxy, spec, callees, answer))
+        for (spec, callees), answer in zip(inbound, answers, strict=True)
     ]
     ways = {way.listener.name: way for way in (main, *tcp, *ways_in(proxy, made))}
     passes = proxy.transparent is not None and proxy.transparent.passes_unknown
@@ -78,10 +78,13 @@ def _heard(world: World, proxy: Proxy, told: Telling) -> Telling:
     return replace(told, collector=None)
 
 
-def _way(world: World, proxy: Proxy, spec: Inbound, instance: Instance, answers: Telling) -> Way:
+def _way(world: World, proxy: Proxy, spec: Inbound, callees: Sequence[Instance], answers: Telling) -> Way:
     def guards(plaintext: bool) -> Guards:  # noqa: FBT001 - the two kinds of chain
         rules = world.rules
-        return Guards(http=rules.http_rbac(instance, plaintext), tcp=rules.tcp_rbac(instance, plaintext))
+        return Guards(
+            http=callee.http_filters(callees, lambda each: rules.http_rbac(each, plaintext)),
+            tcp=callee.network_filters(callees, lambda each: rules.tcp_rbac(each, plaintext)),
+        )
 
     reports = of_server(answers, proxy.identity, proxy.log_path)
     listener = listeners.inbound(spec, world.own, guards(False), guards(True), reports)
