@@ -2,10 +2,12 @@
 
 Rules:
 - Who reports is said by its SVID, and what it may report by what it may call: nothing else is asked for, and nothing else is counted.
+- A certificate is good for so many streams, as with configuration: what somebody with one key can occupy is bounded.
 - Nothing is asked while there is no ramp, so that reports cost nothing then. A stream ends when its certificate does.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -24,6 +26,8 @@ from spiffe.id import SpiffeID
 
 MayReport = Callable[[SpiffeID, str], bool]
 """Whether an identity may call a service, by its host."""
+MOST_STREAMS = 64
+"""With one certificate."""
 _IDLE = timedelta(hours=1)
 _NANOS = 1e9
 
@@ -44,6 +48,7 @@ class LoadReports:
         self._identify = identify
         self._may_report = may_report
         self._now = now
+        self._open: Counter[int] = Counter()
 
     def service(self) -> Any:
         """What is added to a gRPC server."""
@@ -59,6 +64,19 @@ class LoadReports:
             peer = self._identify(context)
         except NotAuthorized as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, error.told)
+        if self._open[peer.serial] >= MOST_STREAMS:
+            text = f"{MOST_STREAMS} streams are open with this certificate"
+            await context.abort(grpc.StatusCode.UNAVAILABLE, text)
+        self._open[peer.serial] += 1
+        try:
+            await self._serve(peer, requests, context)
+        finally:
+            self._open[peer.serial] -= 1
+            self._open += Counter()  # keeps what is more than nothing
+
+    async def _serve(
+        self, peer: Peer, requests: AsyncIterator[LoadStatsRequest], context: ServicerContext[Any, Any]
+    ) -> None:
         left = (peer.not_after - self._now()).total_seconds()
         with suppress(TimeoutError):
             async with asyncio.timeout(left), asyncio.TaskGroup() as tasks:

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from grpc.aio import ServicerContext
 
 from meshca.router.canary.loads import Asked, Loads, Tally, Wanted, Window
-from meshca.router.canary.lrs import LoadReports
+from meshca.router.canary.lrs import MOST_STREAMS, LoadReports
 from meshca.router.identity import Peer
 from sds.errors import NotAuthorized
 from tests.support.ramps import NOW
@@ -133,3 +133,21 @@ async def test_who_proves_no_identity_is_refused_and_a_stream_ends_with_its_cert
             await server.stream("nobody").read()
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
         assert await server.stream("brief").read() is grpc.aio.EOF
+
+
+async def test_a_certificate_is_good_for_so_many_streams_and_one_that_ended_makes_room():
+    async with serving() as server:
+        server.loads.asked.set(ASKED)
+        streams = [server.stream("frontend") for _ in range(MOST_STREAMS)]
+        for each in streams:
+            assert (await each.read()).clusters == [OLD, NEW]
+        assert await server.stream("frontend").code() is grpc.StatusCode.UNAVAILABLE
+        streams[0].cancel()
+
+        async def has_room() -> bool:
+            try:
+                return bool((await server.stream("frontend").read()).clusters)
+            except grpc.aio.AioRpcError:
+                return False
+
+        await until(has_room)
