@@ -4,10 +4,12 @@ import asyncio
 import signal
 
 from meshca.router.app import RouterSettings, running_router
+from sds.gate import raise_open_files
 
 
 def serve(settings: RouterSettings) -> None:
     """Run until told to end. Raises what `running_router` raises."""
+    raise_open_files()  # a share of them is what bounds how many proxies fit
     asyncio.run(_serve(settings))
 
 

@@ -5,11 +5,14 @@ gRPC can also be told to ask for the certificate at each handshake. Then one han
 
 Rules:
 - The port is ours alone when we begin. Later servers of ours share it, so that there is always one who listens.
+- Whoever reaches the port may connect, so connections are bounded, in number and in the time that they take to prove who they are: the CA
+  may be in the same process, and needs open files too.
 - An older server takes no new connections. Its streams go on, and end by themselves: a stream ends with its client's certificate.
 """
 
 import asyncio
 import logging
+import resource
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -36,7 +39,10 @@ _OPTIONS = (
     # A stream ends with its certificate, and the next must not be on the connection that showed it. So connections take no new streams soon
     # after they began, and have all the time to end the old ones: less than the shortest leaf has left when it is shown.
     ("grpc.max_connection_age_ms", 3_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
 )
+_SHARE_OF_FILES = 4
+"""One of so many of the files that this process may have open is for connections."""
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +90,8 @@ class _Servers:
         shown = credentials.key, credentials.chain, credentials.roots
         if shown == self._shown:
             return
-        server = grpc.aio.server(options=_OPTIONS)
+        bound = ("grpc.max_allowed_incoming_connections", most_connections())
+        server = grpc.aio.server(options=(*_OPTIONS, bound))
         server.add_generic_rpc_handlers(tuple(self._services))
         self.port = self._bind(server, credentials)
         await server.start()
@@ -113,6 +120,12 @@ class _Servers:
         servers = [*(server for server, _ in self._older), *([self._newest] if self._newest else [])]
         await asyncio.gather(*(server.stop(DRAIN_SECONDS) for server in servers))
         await asyncio.gather(*(ending for _, ending in self._older))
+
+
+def most_connections() -> int:
+    """How many connections may be open at once."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, soft // _SHARE_OF_FILES)
 
 
 def _check_free(address: str, port: int) -> None:
