@@ -278,7 +278,7 @@ def names_of(service: Service, caller: SpiffeID) -> tuple[str, ...]:
     addresses = (f"[{each}]" if ":" in each else each for each in service.entry.addresses)
     if len(rest) < 3 or rest[1] != "svc":  # noqa: PLR2004 - namespace, svc, domain
         return (service.host, *addresses)
-    here = caller.path.startswith(f"/ns/{rest[0]}/")
+    here = namespace_of(caller) == rest[0]
     return (service.host, f"{name}.{rest[0]}.svc", f"{name}.{rest[0]}", *((name,) if here else ()), *addresses)
 
 

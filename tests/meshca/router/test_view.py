@@ -190,6 +190,12 @@ def test_a_service_of_a_cluster_has_its_short_names_as_far_as_they_are_the_calle
     assert {"db", "db:80", "db:8080"} < set(near)
 
 
+def test_what_a_caller_gets_does_not_depend_on_who_was_there_before():
+    made, shared = world(service("api.default.svc.cluster.local", V1)), Outbounds()
+    for caller in (SpiffeID(OURS, "/ns/default"), FRONTEND, SpiffeID(OURS, "/other")):
+        assert view(made, Proxy(identity=caller), shared) == view(made, Proxy(identity=caller))
+
+
 def test_a_mere_name_leads_where_its_rules_say_on_any_port():
     made = view(world(service("api", V1), virtual("www.example.org", rule(to("api")))), Proxy(identity=FRONTEND))
     assert routes_of(made)["www.example.org:*"].routes[0].route.cluster == "outbound|80||api"
