@@ -64,6 +64,8 @@ def _files(directory: Path) -> list[Path]:
 
 def _text(path: Path) -> str:
     """Raises OSError, and ValueError for a file that nobody wrote by hand."""
+    if path.is_fifo():  # nobody may ever write to it, and no change would be read any more
+        raise ValueError("it is a pipe, and no regular file")
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:

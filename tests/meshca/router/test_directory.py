@@ -1,4 +1,5 @@
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -50,3 +51,11 @@ async def test_each_change_is_told_and_nothing_else_is(tmp_path: Path):
         config.rename(tmp_path / "old")
         config.symlink_to(other)
         assert (await waiting).texts == {"b.yaml": "2"}
+
+
+def test_a_pipe_is_a_problem_and_holds_up_nothing(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "mesh.yaml").write_text("a: 1")
+    files = read(tmp_path)
+    assert files.texts == {"mesh.yaml": "a: 1"}
+    assert ["regular file" in problem.text for problem in files.problems] == [True]
