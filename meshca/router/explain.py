@@ -53,10 +53,11 @@ class _Explainer:
     def explain(self) -> Explanation:
         asked = self.asked
         service, port = self._service()
-        virtual = self.world.table.hosts.get(service.host if service else asked.host)
-        if service and not visible(self.world, service, asked.caller):
-            return self._ends(f"502: {asked.caller} is not told of {service.host}, where no policy could let it in")
-        if virtual:
+        named = service or self._named()
+        virtual = self.world.table.hosts.get(named.host if named else asked.host)
+        if named and not visible(self.world, named, asked.caller):
+            return self._ends(f"502: {asked.caller} is not told of {named.host}, where no policy could let it in")
+        if virtual and named is service:
             return self._by_rules(virtual, port)
         if service and port:
             self.steps.append(f"no VirtualService has {service.host}: all goes to the service itself")
@@ -64,7 +65,7 @@ class _Explainer:
         if key := self._redirected():
             return self._to([(key, 100.0)])
         self.steps.append(_UNKNOWN)
-        return self._ends(f"502: no service is called {asked.host}")
+        return self._ends(f"502: {_lacks(named, port)}" if named else f"502: no service is called {asked.host}")
 
     def _ends(self, verdict: str) -> Explanation:
         return Explanation(verdict=verdict, steps=tuple(self.steps))
@@ -79,6 +80,11 @@ class _Explainer:
                     self.steps.append(f"{self.asked.host} is {service.host}:{number}, {_at(service.entry.origin)}")
                     return service, number
         return None, self.asked.port
+
+    def _named(self) -> Service | None:
+        """The service of that name, whatever its ports are."""
+        services = self.world.table.services.values()
+        return next((each for each in services if self.asked.host in names_of(each, self.asked.caller)), None)
 
     def _redirected(self) -> ClusterKey | None:
         """The TCP service that a transparent proxy takes this address and port for."""
@@ -132,6 +138,14 @@ def _shares(route: Route) -> Iterator[tuple[ClusterKey, float]]:
     weights = weights if any(weights) else [1] * len(weights)
     for key, weight in zip(route.clusters, weights, strict=True):
         yield key, 100 * weight / sum(weights)
+
+
+def _lacks(service: Service, port: int | None) -> str:
+    """Why no request over HTTP gets to a service: it has no HTTP port, or not the one that is asked for."""
+    http = [str(each.number) for each in service.entry.ports if each.protocol.is_http]
+    if not http:
+        return f"{service.host} has no HTTP port"
+    return f"{service.host} has no HTTP port {port}, only {', '.join(http)}"
 
 
 def _at(origin: Origin) -> str:

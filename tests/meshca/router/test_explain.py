@@ -67,8 +67,9 @@ SPECIAL = rule(to("api", "v2"), source_principals=(account("other"),), where="sp
     [
         ([API], {}, "goes to outbound|80||api (100 %)"),
         ([API], {"host": "nobody"}, "502: no service is called nobody"),
-        ([API], {"port": 81}, "502: no service is called api"),
-        ([replace(API, ports=(tcp(80),))], {}, "502: no service is called api"),
+        ([API], {"port": 81}, "502: api has no HTTP port 81, only 80"),
+        ([API, virtual("api", rule(to("api")))], {"port": 81}, "502: api has no HTTP port 81, only 80"),
+        ([replace(API, ports=(tcp(80),))], {}, "502: api has no HTTP port"),
         ([API, EMPTY, virtual("api", rule(to("api", "v3")))], {}, "503 where nobody is (outbound|80|v3|api)"),
         ([API, virtual("api", SPECIAL, rule(to("api", "v1")))], {}, "goes to outbound|80|v1|api (100 %)"),
         ([API, virtual("api", SPECIAL)], {}, "404: no rule matches"),
@@ -83,7 +84,19 @@ SPECIAL = rule(to("api", "v2"), source_principals=(account("other"),), where="sp
             "goes to outbound|80||api (100 %)",
         ),
     ],
-    ids=["plain", "unknown", "port", "TCP", "empty", "for others", "no rule", "redirect", "direct", "mere name"],
+    ids=[
+        "plain",
+        "unknown",
+        "port",
+        "port with rules",
+        "TCP",
+        "empty",
+        "for others",
+        "no rule",
+        "redirect",
+        "direct",
+        "mere name",
+    ],
 )
 def test_what_becomes_of_a_request_is_said_in_a_sentence(objects: list[Object], asked: dict[str, Any], verdict: str):
     assert explained(*objects, **asked).verdict.startswith(verdict)
