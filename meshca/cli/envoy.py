@@ -141,6 +141,10 @@ def bootstrap(
     typer.echo(json.dumps(document, indent=2) if output is Format.JSON else as_yaml(document), nl=output is Format.JSON)
 
 
+_PAIR = "PORT=APP_PORT, such as 8443=8080"
+_PEER = "PORT=HOST:PORT@SPIFFE_ID, such as 9001=api.example:8443@spiffe://mesh.local/api"
+
+
 def _router(
     text: str,
     *,
@@ -155,11 +159,11 @@ def _router(
     pairs = [(each.partition("="), each) for each in apps]
     return RouterLink(
         host=host.strip("[]"),
-        port=_port(port, text),
+        port=_port(port, text, "HOST:PORT, such as 127.0.0.1:15010"),
         identity=SpiffeID(TrustDomain(trust_domain), ROUTER_PATH),
         address=address,
         outbound_port=outbound_port,
-        app_ports={_port(outer, each): _port(inner, each) for (outer, _, inner), each in pairs},
+        app_ports={_port(outer, each, _PAIR): _port(inner, each, _PAIR) for (outer, _, inner), each in pairs},
         access_log=access_log,
         transparent=transparent,
     )
@@ -170,7 +174,11 @@ def _inbound(text: str, peers: tuple[SpiffeID, ...], svid: str, validation: str)
     if not peers:
         raise InvalidInput(f"--inbound {text} needs --allow SPIFFE_ID: who may call")
     return Inbound(
-        port=_port(port, text), app_port=_port(app_port, text), peers=peers, secret=svid, validation=validation
+        port=_port(port, text, _PAIR),
+        app_port=_port(app_port, text, _PAIR),
+        peers=peers,
+        secret=svid,
+        validation=validation,
     )
 
 
@@ -181,18 +189,16 @@ def _outbound(text: str, svid: str, validation: str) -> Outbound:
     if not peer:
         raise InvalidInput(f"--outbound {text} names no peer: write PORT=HOST:PORT@SPIFFE_ID")
     return Outbound(
-        port=_port(port, text),
+        port=_port(port, text, _PEER),
         host=host.strip("[]"),
-        host_port=_port(host_port, text),
+        host_port=_port(host_port, text, _PEER),
         peer=SpiffeID.parse(peer),
         secret=svid,
         validation=validation,
     )
 
 
-def _port(text: str, option: str) -> int:
+def _port(text: str, option: str, written: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise InvalidInput(
-            f"{option!r}: {text!r} is not a port; write 8443=8080, or 9001=api.example:8443@spiffe://mesh.local/api"
-        )
+        raise InvalidInput(f"{option!r}: {text!r} is not a port; write {written}")
     return int(text)

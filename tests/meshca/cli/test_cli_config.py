@@ -74,6 +74,8 @@ def test_envoy_bootstrap_prints_what_the_builder_builds(run: Run):
         ("", "nothing to proxy"),
         ("--inbound 8443=8080", "needs --allow"),
         ("--inbound 8443=web --allow spiffe://mesh.local/web", "'web' is not a port"),
+        ("--router 127.0.0.1", "write HOST:PORT, such as"),
+        ("--router 127.0.0.1:15010 --app 8443", "'8443': '' is not a port; write PORT=APP_PORT"),
         ("--outbound 9001=api:8443", "names no peer"),
         ("--outbound 9001=api@spiffe://mesh.local/api", "'api' is not a port|no upstream host"),
         ("--outbound 9001=api:8443@spiffe://mesh.local/api --socket tcp://127.0.0.1:1", "not an absolute path"),
