@@ -8,15 +8,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from meshca.router.mesh.endpoints import Instance
-from meshca.router.mesh.objects import AuthorizationPolicy, HTTPRule, Origin
+from meshca.router.mesh.objects import AuthorizationPolicy, HTTPRule, Origin, TLSMode
 from meshca.router.mesh.table import ClusterKey, Route, Service, VirtualHost
 from meshca.router.request import Asked, holds
+from meshca.router.resources.clusters import tls_mode
 from meshca.router.resources.outbound import Outbounds, main_port, names_of
 from meshca.router.resources.transparent import by_address
 from meshca.router.resources.world import World, visible
 from meshca.router.security.policy import applicable
 
 _UNKNOWN = "a proxy made with --transparent --pass-unknown sends it on as it is, in plaintext and without an identity; any other refuses it"
+
+_UNPROVED = {
+    TLSMode.DISABLE: "in plaintext: no identity is proved, neither the caller's nor the endpoint's",
+    TLSMode.SIMPLE: "by one-sided TLS: the caller shows no identity, and the endpoint is judged as the DestinationRule says",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +135,8 @@ class _Explainer:
             for each in endpoints
             for policy in applicable(self.policies, each.namespace, each.labels)
         }
+        if unproved := _UNPROVED.get(tls_mode(self.world.table.services[key.host], key)):
+            self.steps.append(f"{key.name} is called {unproved}")
         return Part(cluster=key.name, share=share, endpoints=endpoints, policies=tuple(holding))
 
 

@@ -99,11 +99,17 @@ def _add_discovery(made: Cluster, service: Service, key: ClusterKey) -> None:
     made.load_assignment.CopyFrom(load_assignment(key, service.members(key.subset)))
 
 
+def tls_mode(service: Service, key: ClusterKey) -> TLSMode:
+    """How the service is called: as the DestinationRule says, else by mutual TLS within the mesh and in plaintext outside."""
+    if tls_asked := service.policy(key.port, key.subset).tls:
+        return tls_asked.mode
+    return TLSMode.DISABLE if service.entry.external else TLSMode.ISTIO_MUTUAL
+
+
 def _add_transport(
     made: Cluster, service: Service, key: ClusterKey, own: TrustDomain, identities: Iterable[SpiffeID]
 ) -> None:
-    policy = service.policy(key.port, key.subset)
-    mode = policy.tls.mode if policy.tls else (TLSMode.DISABLE if service.entry.external else TLSMode.ISTIO_MUTUAL)
+    policy, mode = service.policy(key.port, key.subset), tls_mode(service, key)
     if policy.tls and mode is TLSMode.SIMPLE:
         made.transport_socket.CopyFrom(tls.towards_outside(policy.tls, service.host))
     elif mode is TLSMode.ISTIO_MUTUAL:

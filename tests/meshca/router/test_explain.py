@@ -7,12 +7,15 @@ from meshca.router.explain import Explanation, explain
 from meshca.router.mesh.objects import (
     Action,
     AuthorizationPolicy,
+    ClientTLS,
     DirectResponse,
     HTTPMatch,
     MatchKind,
     Object,
     Redirect,
     StringMatch,
+    TLSMode,
+    TrafficPolicy,
 )
 from meshca.router.mesh.table import build
 from meshca.router.request import Asked, holds
@@ -56,6 +59,12 @@ def test_a_canary_is_told_with_shares_endpoints_and_the_policies_that_hold_there
     first, second = found.parts
     assert ([each.address for each in first.endpoints], first.policies) == (["10.0.0.1"], ())
     assert ([each.address for each in second.endpoints], second.policies) == (["10.0.0.2"], (POLICY.origin,))
+
+
+@pytest.mark.parametrize(("mode", "how"), [(TLSMode.DISABLE, "in plaintext"), (TLSMode.SIMPLE, "by one-sided TLS")])
+def test_a_destination_rule_that_gives_up_identities_is_told(mode: TLSMode, how: str):
+    found = explained(API, destination_rule("api", policy=TrafficPolicy(tls=ClientTLS(mode=mode))))
+    assert found.steps[-1].startswith(f"outbound|80||api is called {how}: ")
 
 
 EMPTY = destination_rule("api", subset("v3", {"version": "v3"}))
