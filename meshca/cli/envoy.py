@@ -113,6 +113,8 @@ def bootstrap(
     """
     if (transparent and not router) or ((ipv4_only or pass_unknown) and not transparent):
         raise InvalidInput("--transparent is for --router, and --ipv4-only and --pass-unknown are for --transparent")
+    if not router and (app or address or access_log):
+        raise InvalidInput("--app, --address and --access-log are for --router")
     redirected = Transparent(inbound_port=inbound_port, ipv6=not ipv4_only, passes_unknown=pass_unknown)
     peers = tuple(SpiffeID.parse(text) for text in allow or [])
     spec = BootstrapSpec(

@@ -76,6 +76,7 @@ def test_envoy_bootstrap_prints_what_the_builder_builds(run: Run):
         ("--inbound 8443=web --allow spiffe://mesh.local/web", "'web' is not a port"),
         ("--router 127.0.0.1", "write HOST:PORT, such as"),
         ("--router 127.0.0.1:15010 --app 8443", "'8443': '' is not a port; write PORT=APP_PORT"),
+        ("--inbound 8443=8080 --allow spiffe://mesh.local/web --access-log /x", "are for --router"),
         ("--outbound 9001=api:8443", "names no peer"),
         ("--outbound 9001=api@spiffe://mesh.local/api", "'api' is not a port|no upstream host"),
         ("--outbound 9001=api:8443@spiffe://mesh.local/api --socket tcp://127.0.0.1:1", "not an absolute path"),
