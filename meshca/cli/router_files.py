@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from meshca.cli.exits import Exit, Failure
+from meshca.errors import InvalidInput
 from spiffe.id import TrustDomain
 
 if TYPE_CHECKING:
@@ -30,12 +31,14 @@ StatusSocket = Annotated[
 
 
 def read_state(directory: Path, own: TrustDomain, domain: str) -> "State":
-    """All that the directory says. Raises Failure when it is not there."""
+    """All that the directory says. Raises Failure when it is not there, InvalidInput when it is a file."""
     from meshca.router.directory import read
     from meshca.router.mesh.state import State, following
     from meshca.router.parsing.kinds import Parser
     from meshca.router.resources.worlds import read_files
 
+    if directory.exists() and not directory.is_dir():
+        raise InvalidInput(f"{directory}: is a file: name the directory that it is in")
     if not directory.is_dir():
         raise Failure(Exit.NOT_FOUND, f"{directory}: there is no such directory")
     return following(State(), read_files(read(directory), Parser(own)), domain)

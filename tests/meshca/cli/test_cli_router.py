@@ -59,6 +59,11 @@ def test_check_tells_file_line_and_field_of_all_that_is_wrong(run: Run, config: 
     assert run("router", "check", str(config / "none")).code == Exit.NOT_FOUND
 
 
+def test_check_of_a_file_says_that_it_takes_directories(run: Run, config: Path):
+    found = run("router", "check", str(config / "route.yaml"))
+    assert (found.code, "is a file" in found.err) == (Exit.USAGE, True)
+
+
 def test_explain_says_where_a_request_goes_and_why(run: Run, config: Path):
     found = run("router", "explain", str(config), "api/x", *CALLER)
     assert found.code == Exit.OK
