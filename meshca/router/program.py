@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from contextlib import suppress
 
 from meshca.router.app import RouterSettings, running_router
 from sds.gate import raise_open_files
@@ -14,9 +15,18 @@ def serve(settings: RouterSettings) -> None:
 
 
 async def _serve(settings: RouterSettings) -> None:
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    """While it waits for an identity or for files that can be read, a signal ends it at once; later it drains."""
+    loop, told, starting = asyncio.get_running_loop(), asyncio.Event(), asyncio.current_task()
+
+    def end() -> None:
+        told.set()
+        if starting:
+            starting.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
-    async with running_router(settings) as running:
-        print(f"proxies       {settings.address}:{running.port} (xDS, mutual TLS)\nready", flush=True)  # noqa: T201 - for the person
-        await told.wait()
+        loop.add_signal_handler(number, end)
+    with suppress(asyncio.CancelledError):
+        async with running_router(settings) as running:
+            starting = None
+            print(f"proxies       {settings.address}:{running.port} (xDS, mutual TLS)\nready", flush=True)  # noqa: T201 - for the person
+            await told.wait()

@@ -92,6 +92,26 @@ async def test_a_proxy_that_is_bootstrapped_by_the_command_line_routes_by_what_t
         assert not status_socket.exists()
 
 
+async def test_a_router_that_waits_for_an_identity_ends_when_it_is_told_to(tmp_path: Path):
+    run = [
+        sys.executable,
+        "-m",
+        "meshca",
+        "router",
+        "run",
+        "--config-dir",
+        tmp_path,
+        "--socket",
+        tmp_path / "none.sock",
+    ]
+    async with started(*run, log=tmp_path / "router.log") as router:
+        await until(lambda: "workload api lost" in (tmp_path / "router.log").read_text())
+        router.terminate()
+        async with asyncio.timeout(10):
+            assert await router.wait() == 0
+    assert "Traceback" not in (tmp_path / "router.log").read_text()
+
+
 async def answered(port: int, host: str, expected: str) -> bool:
     return await asked(port, host) == expected
 

@@ -9,7 +9,7 @@ Rules:
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from meshca.router.mesh.objects import Object, Parsed, Problem
+from meshca.router.mesh.objects import Object, Origin, Parsed, Problem, ServiceEntry
 from meshca.router.mesh.table import DEFAULT_DOMAIN, Table, build
 
 
@@ -25,7 +25,8 @@ class State:
 
 def following(before: State, parsed: Parsed, domain: str = DEFAULT_DOMAIN) -> State:
     """The state after reading this."""
-    wanted = _kept(before, parsed.problems) | _by_label(parsed.objects)
+    admitted, waiting = _admitted(before, parsed)
+    wanted = _kept(before, parsed.problems) | _by_label(admitted)
     table = build(tuple(wanted.values()), domain, before.table)
     unresolved = {problem.label for problem in table.problems}
     older = {
@@ -42,9 +43,27 @@ def following(before: State, parsed: Parsed, domain: str = DEFAULT_DOMAIN) -> St
     return State(
         good={label: each for label, each in good.items() if label not in unresolved},
         table=table,
-        problems=(*parsed.problems, *problems),
+        problems=(*parsed.problems, *waiting, *problems),
         warnings=(*parsed.warnings, *table.warnings),
     )
+
+
+def _admitted(before: State, parsed: Parsed) -> tuple[list[Object], list[Problem]]:
+    """The objects that may be served, and what waits: no new host while there is a file that may hold the policies for it."""
+    is_blind = bool(before.good) and any(not problem.label for problem in parsed.problems)
+    admitted: list[Object] = []
+    waiting: list[Problem] = []
+    for each in parsed.objects:
+        if is_blind and isinstance(each, ServiceEntry) and not before.table.services.keys() >= set(each.hosts):
+            waiting.append(_waits(each.origin))
+        else:
+            admitted.append(each)
+    return admitted, waiting
+
+
+def _waits(origin: Origin) -> Problem:
+    text = "waits until every file can be read: one that can not may hold its policies"
+    return Problem(file=origin.file, line=origin.line, label=origin.label, field="spec.hosts", text=text)
 
 
 def _by_label(objects: Iterable[Object]) -> dict[str, Object]:

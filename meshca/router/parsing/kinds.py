@@ -7,9 +7,10 @@ Rules:
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from meshca.router.mesh.objects import Object, Origin, Parsed, Problem
+from meshca.router.mesh.objects import AuthorizationPolicy, Object, Origin, Parsed, Problem
 from meshca.router.parsing.documents import Document, Part, Sort, Tree, documents, parts
 from meshca.router.parsing.envelope import DEFAULT_NAMESPACE, Envelope, open_envelope
 from meshca.router.parsing.gateway import grpc_route, http_route
@@ -75,6 +76,9 @@ _INSTEAD = {
 }
 
 
+_POLICY = AuthorizationPolicy.__name__
+
+
 class _Outcome(NamedTuple):
     """What came of one document: the object if nothing at all is wrong with it."""
 
@@ -107,6 +111,7 @@ class Parser:
 def _together(outcomes: Sequence[_Outcome]) -> Parsed:
     """The objects, each once. A double is told at both places."""
     kept: dict[tuple[str, str, str], Object] = {}
+    in_doubt: set[tuple[str, str, str]] = set()
     problems: list[Problem] = []
     warnings: list[Problem] = []
     for found, wrong, odd in outcomes:
@@ -116,9 +121,14 @@ def _together(outcomes: Sequence[_Outcome]) -> Parsed:
         if found and first and first is not found:
             here, there = found.origin, first.origin
             problems.append(_about(here, f"is there twice: that of {there.file}:{there.line} is used"))
+            if isinstance(found, AuthorizationPolicy) and replace(found, origin=there) != first:
+                in_doubt.add(there[2:])  # nobody knows which of the two is meant to keep out whom
+                problems.append(
+                    _about(there, f"is there twice, and otherwise at {here.file}:{here.line}: neither is used")
+                )
             warnings.append(_about(there, f"is there twice: this is used, not that of {here.file}:{here.line}"))
     return Parsed(
-        objects=tuple(kept.values()),
+        objects=tuple(each for key, each in kept.items() if key not in in_doubt),
         problems=tuple(sorted(problems, key=_place)),
         warnings=tuple(sorted(warnings, key=_place)),
     )
@@ -181,6 +191,9 @@ def _peek(tree: Tree, *path: str) -> str:
 def _label(root: Tree) -> str:
     """What to call a document of which nothing is known to be right: only names that can be shown as they are."""
     kind, name = _peek(root, "kind"), _peek(root, "metadata", "name")
+    group = _peek(root, "apiVersion").partition("/")[0]
+    if group == _SECURITY and (not kind or _POLICY in did_you_mean(kind, _KINDS)):
+        kind = _POLICY  # a slip in its kind must not open what it was to close
     namespace = _peek(root, "metadata", "namespace") or DEFAULT_NAMESPACE
     parts = (kind, f"{namespace}/{name}" if name else "")
     return " ".join(part for part in parts if _NAMES.fullmatch(part))

@@ -10,7 +10,10 @@ from meshca.router.parsing.envelope import Envelope, selector
 from meshca.router.parsing.reader import Reader
 from meshca.router.parsing.scalars import boolean, filled, one_of, share, text, text_as
 
-_CREDENTIALS = re.compile(r"[(:?](authorization|cookie|proxy-authorization|set-cookie)[?)]", re.IGNORECASE)
+_CREDENTIALS = re.compile(
+    r"[(:?]([a-z0-9_-]*(?:authorization|cookie|api-?key|token|secret|password|session)[a-z0-9_-]*)[?)]", re.IGNORECASE
+)
+_QUERIES = re.compile(r"%(QUERY_PARAM|PATH(?=%))|[(?](:path|x-envoy-original-path)[?)]", re.IGNORECASE)
 _ACCESS_LOG = "envoy"
 _METRICS = "prometheus"
 
@@ -128,4 +131,8 @@ def _format(written: str) -> str:
     """A value in Envoy's format. Spans are read by more people than credentials are for."""
     if found := _CREDENTIALS.search(written):
         raise InvalidInput(f"{found[1]} holds credentials, which have no place in a trace")
+    if found := _QUERIES.search(written):
+        raise InvalidInput(
+            f"{found[1] or found[2]} holds the query, where tokens stand, which have no place in a trace"
+        )
     return grammar.header_value(filled(written))

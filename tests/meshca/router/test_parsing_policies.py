@@ -17,7 +17,7 @@ from meshca.router.mesh.objects import (
     Source,
     Telemetry,
 )
-from tests.support.documents import istio, only, warnings
+from tests.support.documents import istio, only, read, warnings
 
 SELECTOR = "selector: {matchLabels: {app: a}}"
 APP = {"app": "a"}
@@ -180,3 +180,14 @@ def test_a_principal_of_istio_s_usual_trust_domain_is_odd_here(field: str):
 )
 def test_a_telemetry_is_read(spec: str, expected: Object):
     assert only(istio("Telemetry", spec)) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["%REQ(:PATH)%", "%PATH%", "%QUERY_PARAM(access_token)%", "%REQ(x-api-key)%", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"],
+)
+def test_what_may_hold_a_token_is_no_tag_of_a_span(value: str):
+    (problem,) = read(
+        istio("Telemetry", f"{{tracing: [{{customTags: {{a: {{formatter: {{value: '{value}'}}}}}}}}]}}")
+    ).problems
+    assert "no place in a trace" in problem.text

@@ -69,3 +69,11 @@ def test_where_not_even_the_last_good_version_holds_any_more_nothing_is_served()
     assert clusters(after) == []
     assert after.good == {}
     assert [problem.label for problem in after.problems] == ["VirtualService default/api"]
+
+
+def test_a_new_service_waits_while_a_file_can_not_be_read_that_may_hold_its_policies():
+    other = service("other", endpoint("10.0.0.2"), line=9)
+    blind = following(GOOD, read(API, CANARY, other, problems=(UNREADABLE,)))
+    assert set(blind.table.services) == {"api"}
+    assert [problem.label for problem in blind.problems] == ["", "ServiceEntry default/other"]
+    assert set(following(blind, read(API, CANARY, other)).table.services) == {"api", "other"}

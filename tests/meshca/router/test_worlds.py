@@ -115,3 +115,27 @@ def test_where_a_proxy_does_not_say_which_place_it_is_the_policies_of_all_of_the
 def test_where_it_says_which_only_that_ones_hold(address: str, version: str, chains: int):
     assert [about for _, about in filters_of(way_in(address))] == [set(), {version}, set()]
     assert len(way_in(address).filter_chains) == chains
+
+
+@pytest.mark.parametrize("written", ["kind: AuthorizationPolicies", "kind: AuthorisationPolicy", "# no kind"])
+def test_a_slip_in_the_kind_of_a_policy_opens_nothing(written: str):
+    texts = {
+        "mesh.yaml": SERVICE
+        + POLICY.replace("METADATA", "{name: g, namespace: shop}").replace("kind: AuthorizationPolicy", written)
+    }
+    world = world_of(following(State(), Parser(OURS).parse(texts)), OURS)
+    assert not visible(world, world.table.services["api"], account("stranger"))
+
+
+def test_two_policies_of_one_name_that_differ_open_nothing_and_two_that_do_not_are_one():
+    policy = POLICY.replace("METADATA", "{name: guard, namespace: shop}")
+    texts = {
+        "a.yaml": SERVICE + policy,
+        "b.yaml": SERVICE.replace("name: api", "name: other").replace("[api]", "[other]")
+        + policy.replace("friend", "stranger"),
+    }
+    world = world_of(following(State(), Parser(OURS).parse(texts)), OURS)
+    for caller in ("friend", "stranger"):
+        assert not visible(world, world.table.services["api"], account(caller))
+    same = world_of(following(State(), Parser(OURS).parse({"a.yaml": SERVICE + policy + "---\n" + policy})), OURS)
+    assert visible(same, same.table.services["api"], account("friend"))
