@@ -108,6 +108,9 @@ def explain(
     header: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A header of the request (repeatable).")
     ] = None,
+    trust_domain: Annotated[
+        str, typer.Option(help="The trust domain that service accounts are of; else that of --as.", show_default=False)
+    ] = "",
     domain: Domain = "cluster.local",
     output: Output = Format.TABLE,
 ) -> None:
@@ -129,8 +132,9 @@ def explain(
         method=method,
         headers={name.lower(): value for name, _, value in (each.partition("=") for each in header or [])},
     )
-    state = read_state(directory, identity.trust_domain, domain)
-    found = explained(world_of(state, identity.trust_domain), policies_of(state), asked)
+    own = TrustDomain(trust_domain) if trust_domain else identity.trust_domain
+    state = read_state(directory, own, domain)
+    found = explained(world_of(state, own), policies_of(state), asked)
     emit(_explanation(found), output, lambda: _explanation_tables(found))
     if not found.parts:
         raise Failure(Exit.FAILED)

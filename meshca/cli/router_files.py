@@ -33,12 +33,12 @@ StatusSocket = Annotated[
 def read_state(directory: Path, own: TrustDomain, domain: str) -> "State":
     """All that the directory says. Raises Failure when it is not there, InvalidInput when it is a file."""
     from meshca.router.directory import read
-    from meshca.router.mesh.state import State, following
+    from meshca.router.mesh.state import State
     from meshca.router.parsing.kinds import Parser
-    from meshca.router.resources.worlds import read_files
+    from meshca.router.resources.worlds import understood
 
     if directory.exists() and not directory.is_dir():
         raise InvalidInput(f"{directory}: is a file: name the directory that it is in")
     if not directory.is_dir():
         raise Failure(Exit.NOT_FOUND, f"{directory}: there is no such directory")
-    return following(State(), read_files(read(directory), Parser(own)), domain)
+    return understood(State(), read(directory), Parser(own), domain)

@@ -18,11 +18,11 @@ from meshca.router.canary.ramping import Ramping
 from meshca.router.delivery.publishing import publish
 from meshca.router.directory import Files, watch
 from meshca.router.identity import Credentials
-from meshca.router.mesh.state import State, following
+from meshca.router.mesh.state import State
 from meshca.router.mesh.table import DEFAULT_DOMAIN
 from meshca.router.parsing.kinds import Parser
 from meshca.router.resources.world import World
-from meshca.router.resources.worlds import read_files, world_of
+from meshca.router.resources.worlds import understood, world_of
 from meshca.router.serving import serving
 from meshca.router.status import serve_status, status
 from sds.endpoint import Endpoint
@@ -120,7 +120,7 @@ async def _follow_directory(
         raise AssertionError("credentials without a trust domain")
     parser = Parser(own)
     async for files in watch(settings.directory):
-        state = await asyncio.to_thread(_understood, running.state.value, files, parser, settings.domain)
+        state = await asyncio.to_thread(understood, running.state.value, files, parser, settings.domain)
         _tell(running.state.value, state)
         if running.wanted.value is None and not all(problem.label for problem in state.problems):
             # What can not be read could hold policies, and there is no earlier state of it.
@@ -130,11 +130,6 @@ async def _follow_directory(
         made = world_of(state, own)
         running.wanted.set(made.following(running.wanted.value or made))
         running.files = files
-
-
-def _understood(before: State, files: Files, parser: Parser, domain: str) -> State:
-    """In a thread, since a large mesh takes a second to read at first."""
-    return following(before, read_files(files, parser), domain)
 
 
 def _tell(before: State, after: State) -> None:

@@ -192,6 +192,8 @@ def started(there: Canary | None, wanted: Canary, now: datetime) -> Canary:
         raise Refused("a ramp is running already: pause or abort it first")
     if there and phase is Phase.PAUSED and there.ramp.to == wanted.ramp.to:
         return replace(there, ramp=wanted.ramp).moved(Phase.RUNNING, now, reason="resumed by hand")
+    if there and phase is Phase.PAUSED:
+        raise Refused(f"a ramp to {there.ramp.to} is paused: abort or promote it first")
     if wanted.weight == WHOLE:
         raise Refused(f"{wanted.ramp.to} has all requests already")
     return wanted.begun(now)

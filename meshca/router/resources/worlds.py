@@ -4,10 +4,13 @@ Rules: a policy that is broken and was never good closes its namespace: nobody k
 can not be read closes all of them: nobody knows which it was for.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from meshca.router.directory import Files
 from meshca.router.mesh.endpoints import Instance
 from meshca.router.mesh.objects import Action, AuthorizationPolicy, Origin, Parsed, PeerAuthentication, Problem
-from meshca.router.mesh.state import State
+from meshca.router.mesh.state import State, following
 from meshca.router.parsing.kinds import Parser
 from meshca.router.resources.homes import loose
 from meshca.router.resources.telemetry import telling
@@ -16,6 +19,7 @@ from meshca.router.security.peering import mode
 from meshca.router.security.policy import (
     ROOT_NAMESPACE,
     applicable,
+    applies,
     http_filters,
     network_filters,
     proxyless_filters,
@@ -35,6 +39,30 @@ def read_files(files: Files, parser: Parser) -> Parsed:
         problems=(*files.problems, *parsed.problems, *refused),
         warnings=parsed.warnings,
     )
+
+
+def understood(before: State, files: Files, parser: Parser, domain: str) -> State:
+    """The state after reading these files, with a warning for each policy that holds nowhere."""
+    state = following(before, read_files(files, parser), domain)
+    return replace(state, warnings=(*state.warnings, *_idle(state)))
+
+
+def _idle(state: State) -> Iterator[Problem]:
+    """Policies whose selector no workload fulfils: with a slip in a label nothing is guarded, and nothing else would tell."""
+    objects = tuple(state.good.values())
+    called = (each for service in state.table.services.values() for each in service.endpoints)
+    workloads = [*called, *loose(state.table, objects)]
+    for each in objects:
+        if not isinstance(each, AuthorizationPolicy | PeerAuthentication) or not each.selector:
+            continue
+        if not any(applies(each, workload.namespace, workload.labels) for workload in workloads):
+            yield Problem(
+                file=each.origin.file,
+                line=each.origin.line,
+                label=each.origin.label,
+                field="spec.selector",
+                text="no workload has these labels: it holds nowhere",
+            )
 
 
 def policies_of(state: State) -> tuple[AuthorizationPolicy, ...]:

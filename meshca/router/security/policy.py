@@ -22,7 +22,15 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 
-from meshca.router.mesh.objects import Action, AuthorizationPolicy, Operation, PolicyRule, Problem, Source
+from meshca.router.mesh.objects import (
+    Action,
+    AuthorizationPolicy,
+    Operation,
+    PeerAuthentication,
+    PolicyRule,
+    Problem,
+    Source,
+)
 from meshca.router.parsing.re2 import regex
 from meshca.router.security.callers import Comparison, Condition, Value, conditions
 from meshca.router.security.guard import mixed_identities, several_identities
@@ -60,11 +68,17 @@ def applicable(
     root_namespace: str = ROOT_NAMESPACE,
 ) -> tuple[AuthorizationPolicy, ...]:
     """The policies that hold for a workload: those of its namespace and of the root namespace whose selector its labels fulfil."""
-    return tuple(
-        policy
-        for policy in policies
-        if policy.origin.namespace in {namespace, root_namespace} and policy.selector.items() <= labels.items()
-    )
+    return tuple(policy for policy in policies if applies(policy, namespace, labels, root_namespace))
+
+
+def applies(
+    policy: AuthorizationPolicy | PeerAuthentication,
+    namespace: str,
+    labels: Mapping[str, str],
+    root_namespace: str = ROOT_NAMESPACE,
+) -> bool:
+    """Whether it holds for a workload."""
+    return policy.origin.namespace in {namespace, root_namespace} and policy.selector.items() <= labels.items()
 
 
 def http_filters(policies: Iterable[AuthorizationPolicy], *, plaintext: bool = False) -> tuple[HttpFilter, ...]:

@@ -91,6 +91,13 @@ def test_explain_fails_where_a_request_goes_nowhere(run: Run, config: Path, requ
     assert text in found.out + found.err
 
 
+def test_a_partner_is_told_what_our_mesh_lets_it_do_and_not_what_its_own_would(run: Run, config: Path):
+    partner = ("--as", "spiffe://partner.example/x")
+    found = run("router", "explain", str(config), "api/", *partner, "--trust-domain", "mesh.local")
+    assert found.code == Exit.FAILED
+    assert "is not told of api" in found.out
+
+
 def test_status_says_that_no_router_answers(run: Run, tmp_path: Path):
     found = run("router", "status", "--status-socket", str(tmp_path / "none.sock"))
     assert found.code == Exit.UNREACHABLE

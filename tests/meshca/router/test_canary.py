@@ -147,7 +147,7 @@ def test_what_people_do_by_hand():
 
 def test_a_ramp_starts_where_the_weights_are_and_one_that_is_paused_goes_on():
     fresh = replace(canary(20, step=1), progress=None)
-    for before in (None, fresh, canary(20, phase=Phase.STEPPED_BACK), canary(20, phase=Phase.PAUSED, to="v3")):
+    for before in (None, fresh, canary(20, phase=Phase.STEPPED_BACK)):
         assert started(before, fresh, LATER) == fresh.begun(LATER)
     resumed = started(paused(canary(20, start=10), NOW), fresh, LATER)
     assert resumed == canary(20, start=10, step=1).moved(Phase.RUNNING, LATER, reason="resumed by hand")
@@ -156,6 +156,8 @@ def test_a_ramp_starts_where_the_weights_are_and_one_that_is_paused_goes_on():
 def test_a_ramp_does_not_start_twice_or_where_there_is_nothing_to_do():
     with pytest.raises(Refused, match="running already"):
         started(canary(5), replace(canary(5), progress=None), LATER)
+    with pytest.raises(Refused, match="to v3 is paused"):
+        started(canary(20, phase=Phase.PAUSED, to="v3"), replace(canary(20), progress=None), LATER)
     with pytest.raises(Refused, match="v2 has all requests already"):
         started(None, replace(canary(100), progress=None), LATER)
 

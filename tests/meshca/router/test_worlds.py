@@ -5,6 +5,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from google.protobuf.any_pb2 import Any
 
+from meshca.router.directory import Files
 from meshca.router.mesh.state import State, following
 from meshca.router.parsing.kinds import Parser
 from meshca.router.resources.outbound import Outbounds
@@ -12,7 +13,7 @@ from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.proxyless import Proxyless
 from meshca.router.resources.view import view
 from meshca.router.resources.world import visible
-from meshca.router.resources.worlds import world_of
+from meshca.router.resources.worlds import understood, world_of
 from tests.support.routing import OURS, account
 
 SERVICE = """\
@@ -125,6 +126,16 @@ def test_a_slip_in_the_kind_of_a_policy_opens_nothing(written: str):
     }
     world = world_of(following(State(), Parser(OURS).parse(texts)), OURS)
     assert not visible(world, world.table.services["api"], account("stranger"))
+
+
+def test_a_policy_whose_selector_nobody_fulfils_is_warned_of():
+    policy = POLICY.replace("METADATA", "{name: guard, namespace: shop}")
+    slip = policy.replace("spec: {", "spec: {selector: {matchLabels: {app: slip}}, ")
+    state = understood(State(), Files(texts={"a.yaml": SERVICE + slip}), Parser(OURS), "cluster.local")
+    assert [(each.label, each.field) for each in state.warnings] == [
+        ("AuthorizationPolicy shop/guard", "spec.selector")
+    ]
+    assert understood(State(), Files(texts={"a.yaml": SERVICE + policy}), Parser(OURS), "cluster.local").warnings == ()
 
 
 def test_two_policies_of_one_name_that_differ_open_nothing_and_two_that_do_not_are_one():
