@@ -36,6 +36,8 @@ from spiffe.id import TrustDomain
 OUTBOUND = "outbound"
 """Name of the outbound HTTP listener and of its route configuration."""
 OUTBOUND_PORT = 15001
+HANDSHAKE_SECONDS = 15
+"""Whoever has shown no certificate by then is cut off: Envoy itself would wait for ever."""
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - a sidecar is there to be reached; RBAC decides who gets through
 
@@ -106,6 +108,7 @@ def inbound(
     if spec.mode is not MTLSMode.DISABLE:
         chain = made.filter_chains.add(filters=_inbound_filters(spec, secured, reports))
         chain.transport_socket.CopyFrom(tls.from_anybody(own, alpn))
+        chain.transport_socket_connect_timeout.FromSeconds(HANDSHAKE_SECONDS)
         if spec.mode is MTLSMode.PERMISSIVE:
             chain.filter_chain_match.transport_protocol = "tls"
     if spec.mode is not MTLSMode.STRICT:

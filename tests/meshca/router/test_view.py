@@ -264,6 +264,8 @@ def test_a_callee_takes_what_peer_authentication_says():
         assert len(listener.filter_chains) == chains
         secured = [chain.HasField("transport_socket") for chain in listener.filter_chains]
         assert secured[0] is (mode is not MTLSMode.DISABLE)
+        timeouts = [chain.transport_socket_connect_timeout.seconds for chain in listener.filter_chains]
+        assert [timeout > 0 for timeout in timeouts] == secured  # nobody hangs in a handshake for ever
 
 
 def test_what_did_not_change_is_not_made_again():
