@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -87,6 +88,9 @@ print(*asyncio.run(UnixAttestor().attest(find_process(int(sys.argv[1])), frozens
 """
 
 
+DIAL_SECONDS = 20.0
+
+
 @dataclass(kw_only=True)
 class Child:
     """A process that dialled us, and can be told to become another."""
@@ -110,14 +114,24 @@ class Child:
 
 
 @pytest.fixture
-def dial(tmp_path: Path) -> Iterator[Callable[..., Child]]:
+def public() -> Iterator[Path]:
+    """A directory for all users. Not one of pytest's: another run of pytest shuts others out of these."""
+    with tempfile.TemporaryDirectory(prefix="meshca-public-") as directory:
+        path = Path(directory)
+        path.chmod(0o777)
+        yield path
+
+
+@pytest.fixture
+def dial(public: Path) -> Iterator[Callable[..., Child]]:
+    """Start processes that dial."""
     children: list[Child] = []
-    path = tmp_path / "web.sock"
+    path = public / "web.sock"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
-    for each in (path, *path.parents[:3]):
-        each.chmod(0o777)
+    listener.settimeout(DIAL_SECONDS)
+    path.chmod(0o777)
 
     def start(*more: str, script: str = DIALLER, program: str = sys.executable, **identity: object) -> Child:
         command = [program, "-c", script, str(path), *more]
@@ -415,10 +429,10 @@ class Slow(UnixAttestor):
 
 @needs_root
 async def test_hashes_under_way_hold_back_nobody_who_needs_none_and_go_on_when_nobody_waits(
-    dial: Callable[..., Child], tmp_path: Path
+    dial: Callable[..., Child], public: Path
 ):
     slow, wanted = Slow(), selectors("unix:sha256:ab")
-    own = tmp_path / "own"
+    own = public / "own"
     shutil.copy(CAT, own)
     more_than_threads = range(54321, 54330)
     children = [dial(program=_python_for_all(), user=uid) for uid in more_than_threads]
