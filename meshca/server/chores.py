@@ -21,6 +21,7 @@ Chore = Callable[[], Awaitable[object]]
 @asynccontextmanager
 async def ticking(chores: Mapping[str, tuple[timedelta, Chore]], clock: Clock) -> AsyncIterator[None]:
     """Run each chore at its interval until the context ends. A chore that fails is logged and tried again at its next tick."""
+    logging.getLogger("apscheduler.executors.default").addFilter(_is_no_end)
     scheduler = AsyncIOScheduler(timezone="UTC")
     for name, (interval, chore) in chores.items():
         # With its defaults a late job is dropped (tried).
@@ -33,6 +34,11 @@ async def ticking(chores: Mapping[str, tuple[timedelta, Chore]], clock: Clock) -
     finally:
         watch.cancel()
         scheduler.shutdown(wait=False)
+
+
+def _is_no_end(record: logging.LogRecord) -> bool:
+    """Whether it is of anything but a chore that the end cut off: no error, yet APScheduler tells it with a traceback."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 async def _follow_the_clock(scheduler: AsyncIOScheduler, clock: Clock) -> None:

@@ -68,3 +68,17 @@ async def test_a_chore_that_takes_longer_than_its_interval_is_not_done_twice_at_
     async with ticking({"slow": (timedelta(milliseconds=10), chore)}, SystemClock()):
         await until(lambda: len(most) >= 3)
     assert max(most) == 1
+
+
+async def test_a_chore_that_the_end_cuts_off_is_no_error(caplog: pytest.LogCaptureFixture):
+    begun = asyncio.Event()
+
+    async def chore() -> None:
+        begun.set()
+        await asyncio.sleep(HOUR.total_seconds())
+
+    async with ticking({"chore": (timedelta(milliseconds=10), chore)}, SystemClock()):
+        await begun.wait()
+    for _ in range(3):  # its end is told by a callback of the loop
+        await asyncio.sleep(0)
+    assert [each for each in caplog.records if each.exc_info] == []
