@@ -3,7 +3,7 @@
 Rules:
 - A proxy is known by its SVID. Its stream ends when that certificate does; it comes back with the next, which costs nothing (P11).
 - Each stream has its own delivery: a proxy that is slow or refuses holds back nobody.
-- A certificate is good for so many streams: the memory that somebody with one key can fill is bounded, and processes that share it fit.
+- A certificate is good for so many streams.
 - What a proxy refused is logged once, with the objects that it came from.
 """
 
@@ -20,7 +20,7 @@ from grpc.aio import ServicerContext
 
 from meshca.router.delivery.delivery import Delivery
 from meshca.router.delivery.target import Phase, Target
-from meshca.router.identity import Credentials, Peer, identify
+from meshca.router.identity import Credentials, Peer, Streams, identify
 from meshca.router.resources.outbound import Outbounds
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.proxyless import Proxyless
@@ -29,15 +29,13 @@ from meshca.router.resources.world import World
 from sds.errors import NotAuthorized
 from sds.watch import Latest
 from sds.xds.resource import Node, Snapshot
-from sds.xds.server import Unavailable, aggregated_service
+from sds.xds.server import aggregated_service
 from sds.xds.session import Event, Nacked
 from spiffe.id import SpiffeID
 
 logger = logging.getLogger(__name__)
 
 Now = Callable[[], datetime]
-MOST_STREAMS = 64
-"""With one certificate. A proxy has a certificate of its own, and one stream."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -77,6 +75,7 @@ class Router:
         self._credentials = credentials
         self._now = now
         self._numbers = itertools.count(1)
+        self._streams = Streams()
         self._outbounds = Outbounds()
         self._proxyless = Proxyless(self._outbounds)
         self.clients: dict[int, Client] = {}
@@ -109,27 +108,23 @@ class Router:
     @asynccontextmanager
     async def _open(self, context: ServicerContext[Any, Any], node: Node) -> AsyncIterator["_Feed"]:
         peer = self.identify(context)
-        if sum(each.peer.serial == peer.serial for each in self.clients.values()) >= MOST_STREAMS:
-            raise Unavailable(f"{MOST_STREAMS} streams are open with this certificate")
         now = self._now()
         proxy = Proxy.read(peer.spiffe_id, node)
         client = Client(peer=peer, proxy=proxy, node=node.id, since=now, delivery=Delivery(gated=not proxy.is_grpc))
-        number = next(self._numbers)
-        self.clients[number] = client
-        logger.info("proxy connected", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
-        try:
-            yield _Feed(
-                client=client,
-                worlds=self._worlds,
-                outbounds=self._outbounds,
-                proxyless=self._proxyless,
-                now=self._now,
-            )
-        finally:
-            del self.clients[number]
-            if peer.spiffe_id not in self.identities:
-                self._outbounds.forget(peer.spiffe_id)
-            logger.info("proxy left", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
+        with self._streams.one_of(peer):
+            number = next(self._numbers)
+            self.clients[number] = client
+            logger.info("proxy connected", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
+            try:
+                yield _Feed(client=client, worlds=self._worlds, view=self._view, now=self._now)
+            finally:
+                del self.clients[number]
+                if peer.spiffe_id not in self.identities:
+                    self._outbounds.forget(peer.spiffe_id)
+                logger.info("proxy left", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
+
+    def _view(self, world: World, proxy: Proxy) -> View:
+        return self._proxyless.view(world, proxy) if proxy.is_grpc else view(world, proxy, self._outbounds)
 
 
 class _Feed:
@@ -140,14 +135,12 @@ class _Feed:
         *,
         client: Client,
         worlds: Latest[World | None],
-        outbounds: Outbounds,
-        proxyless: Proxyless,
+        view: Callable[[World, Proxy], View],
         now: Now,
     ) -> None:
         self._client = client
         self._worlds = worlds
-        self._outbounds = outbounds
-        self._proxyless = proxyless
+        self._view = view
         self._now = now
         self._stirred = asyncio.Event()
         self._given: dict[str, Snapshot] = {}
@@ -175,13 +168,9 @@ class _Feed:
         """Set each new target, and stir the stream."""
         async for world in self._worlds.watch():
             if world is not None:
-                made = self._view(world)
+                made = self._view(world, self._client.proxy)
                 if self._client.take(world, made, self._now()):
                     self._stirred.set()
-
-    def _view(self, world: World) -> View:
-        proxy = self._client.proxy
-        return self._proxyless.view(world, proxy) if proxy.is_grpc else view(world, proxy, self._outbounds)
 
     def _changed(self) -> Iterator[Snapshot]:
         """What is shown otherwise than before, in the order of sending."""

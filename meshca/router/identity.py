@@ -5,7 +5,9 @@ Rules:
   the bundle of our own trust domain only: nobody else's workloads are configured here.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -15,10 +17,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from meshca.model import ROUTER_PATH
 from sds.errors import NotAuthorized
 from sds.workload_client import X509Context
+from sds.xds.server import Unavailable
 from spiffe.bundle import BundleSet
 from spiffe.errors import SpiffeError
 from spiffe.id import SpiffeID, TrustDomain
 from spiffe.x509verify import verify
+
+MOST_STREAMS = 64
+"""Of one kind with one certificate. A proxy has a certificate of its own, and one stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +34,25 @@ class Peer:
     spiffe_id: SpiffeID
     serial: int
     not_after: datetime
+
+
+class Streams:
+    """The open streams of one kind, counted by certificate: what one key can occupy is bounded, and processes that share it fit."""
+
+    def __init__(self) -> None:
+        self._open: Counter[int] = Counter()
+
+    @contextmanager
+    def one_of(self, peer: Peer) -> Iterator[None]:
+        """One more, while the context is open. Raises Unavailable."""
+        if self._open[peer.serial] >= MOST_STREAMS:
+            raise Unavailable(f"{MOST_STREAMS} streams are open with this certificate")
+        self._open[peer.serial] += 1
+        try:
+            yield
+        finally:
+            self._open[peer.serial] -= 1
+            self._open += Counter()  # keeps what is more than nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

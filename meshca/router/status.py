@@ -13,12 +13,12 @@ from aiohttp import web
 
 from meshca.router.ads import Client, Router, target
 from meshca.router.canary.ramping import Observed
-from meshca.router.delivery.target import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, Standing, Waiting
+from meshca.router.delivery.target import CLUSTERS, EMPTY, ENDPOINTS, LISTENERS, ROUTES, Standing, Waiting
 from meshca.router.mesh.objects import Origin
 from meshca.router.mesh.state import State
 from meshca.router.resources.inbound import obstacles
 from sds.unix_socket import SocketSpec, listen
-from sds.xds.resource import combined_version, versions
+from sds.xds.resource import Resource, combined_version, versions
 
 Json = dict[str, Any]
 
@@ -92,23 +92,23 @@ def _canary(observed: Observed) -> Json:
 
 
 def _proxy(client: Client) -> Json:
-    standing = client.delivery.standing()
+    standing, bodies = client.delivery.standing(), client.bodies
+    wanted = target(client.view) if client.view else EMPTY
     return {
         "spiffe_id": str(client.peer.spiffe_id),
         "node": client.node,
         "since": _time(client.since),
         "certificate_until": _time(client.peer.not_after),
-        "config_bytes": sum(map(len, client.bodies)),
-        "resources": len(client.bodies),
+        "config_bytes": sum(map(len, bodies)),
+        "resources": len(bodies),
         "obstacles": list(obstacles(client.world, client.proxy)) if client.world and not client.proxy.is_grpc else [],
-        "types": {name: _type(client, standing, type_url) for name, type_url in _TYPES.items()},
+        "types": {name: _type(client, standing, type_url, wanted.of(type_url)) for name, type_url in _TYPES.items()},
         **_standing(standing),
     }
 
 
-def _type(client: Client, standing: Standing, type_url: str) -> Json:
+def _type(client: Client, standing: Standing, type_url: str, resources: Mapping[str, Resource]) -> Json:
     """What it is to have of a type, under one version for all of it, and what it said to that."""
-    resources = target(client.view).of(type_url) if client.view else {}
     return {
         "version": combined_version(versions(resources.values())) if resources else "",
         "resources": len(resources),

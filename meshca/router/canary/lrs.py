@@ -2,12 +2,11 @@
 
 Rules:
 - Who reports is said by its SVID, and what it may report by what it may call: nothing else is asked for, and nothing else is counted.
-- A certificate is good for so many streams, as with configuration: what somebody with one key can occupy is bounded.
+- A certificate is good for so many streams, as with configuration.
 - Nothing is asked while there is no ramp, so that reports cost nothing then. A stream ends when its certificate does.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -20,14 +19,13 @@ from google.protobuf.duration_pb2 import Duration
 from grpc.aio import ServicerContext
 
 from meshca.router.canary.loads import NONE, Asked, Load, Loads, Tally
-from meshca.router.identity import Peer
+from meshca.router.identity import Peer, Streams
 from sds.errors import NotAuthorized
+from sds.xds.server import Unavailable
 from spiffe.id import SpiffeID
 
 MayReport = Callable[[SpiffeID, str], bool]
 """Whether an identity may call a service, by its host."""
-MOST_STREAMS = 64
-"""With one certificate."""
 _IDLE = timedelta(hours=1)
 _NANOS = 1e9
 
@@ -48,7 +46,7 @@ class LoadReports:
         self._identify = identify
         self._may_report = may_report
         self._now = now
-        self._open: Counter[int] = Counter()
+        self._streams = Streams()
 
     def service(self) -> Any:
         """What is added to a gRPC server."""
@@ -64,15 +62,11 @@ class LoadReports:
             peer = self._identify(context)
         except NotAuthorized as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, error.told)
-        if self._open[peer.serial] >= MOST_STREAMS:
-            text = f"{MOST_STREAMS} streams are open with this certificate"
-            await context.abort(grpc.StatusCode.UNAVAILABLE, text)
-        self._open[peer.serial] += 1
         try:
-            await self._serve(peer, requests, context)
-        finally:
-            self._open[peer.serial] -= 1
-            self._open += Counter()  # keeps what is more than nothing
+            with self._streams.one_of(peer):
+                await self._serve(peer, requests, context)
+        except Unavailable as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
 
     async def _serve(
         self, peer: Peer, requests: AsyncIterator[LoadStatsRequest], context: ServicerContext[Any, Any]

@@ -10,8 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 from grpc.aio import ServicerContext
 
 from meshca.router.canary.loads import Asked, Loads, Tally, Wanted, Window
-from meshca.router.canary.lrs import MOST_STREAMS, LoadReports
-from meshca.router.identity import Peer
+from meshca.router.canary.lrs import LoadReports
+from meshca.router.identity import MOST_STREAMS, Peer
 from sds.errors import NotAuthorized
 from tests.support.ramps import NOW
 from tests.support.routing import account
