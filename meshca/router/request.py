@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
+from meshca.router.mesh.endpoints import namespace_of
 from meshca.router.mesh.objects import HTTPMatch, MatchKind, StringMatch
 from spiffe.id import SpiffeID
 
@@ -26,7 +27,7 @@ class Asked:
     @property
     def namespace(self) -> str:
         """The caller's namespace in the ns/sa scheme, else empty."""
-        return self.caller.path.split("/")[2] if self.caller.path.startswith("/ns/") else ""
+        return namespace_of(self.caller)
 
 
 def holds(match: HTTPMatch, asked: Asked, port: int | None) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
 from meshca.router.mesh.objects import ServiceEntry, WorkloadEndpoint, WorkloadEntry
@@ -31,6 +32,19 @@ class Lost:
     where: str
     line: int
     text: str
+
+
+def namespace_of(identity: SpiffeID) -> str:
+    """The namespace of an identity in the ns/sa scheme, else empty."""
+    return identity.path.split("/")[2] if identity.path.startswith("/ns/") else ""
+
+
+def ip(text: str) -> IPv4Address | IPv6Address | None:
+    """The address that a text is; None for a name."""
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
 
 
 ByLabel: TypeAlias = Mapping[tuple[str, str, str], Sequence[WorkloadEntry]]

@@ -6,10 +6,9 @@ Rules: only what the objects say of its identity counts. Its own address may cho
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from meshca.router.mesh.endpoints import Instance
+from meshca.router.mesh.endpoints import Instance, namespace_of
 from meshca.router.mesh.objects import Object, WorkloadEntry
 from meshca.router.mesh.table import Table
-from meshca.router.resources.outbound import namespace_of
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.world import World
 from spiffe.id import SpiffeID
@@ -19,7 +18,7 @@ def home(world: World, proxy: Proxy) -> Instance:
     """The first place of its identity, in a service or not; else its namespace if it names that in the ns/sa scheme, without labels."""
     called = (instance for _, instance in world.places_of(proxy.identity))
     others = (each for each in world.rules.loose if each.identity == proxy.identity)
-    mine = (each for each in chain(called, others) if proxy.address in {"", each.address})
+    mine = (each for each in chain(called, others) if proxy.is_at(each.address))
     return next(mine, None) or _nowhere(proxy.identity)
 
 

@@ -18,20 +18,26 @@ from meshca.router.resources.world import World
 def inbound_of(world: World, proxy: Proxy) -> Iterator[tuple[Inbound, Sequence[Instance]]]:
     """The ports on which this workload is called, each once, with all of its places that have it."""
     found: dict[int, tuple[Inbound, list[Instance]]] = {}
-    for service, instance in world.places_of(proxy.identity):
-        if proxy.address not in {"", instance.address}:
-            continue
-        for port in service.entry.ports:
-            spec = _way_in(world, proxy, instance, port)
-            if spec:
-                found.setdefault(spec.port, (spec, []))[1].append(instance)
+    for _, instance, port in _called(world, proxy):
+        if spec := _way_in(proxy, instance, port):
+            found.setdefault(spec.port, (spec, []))[1].append(instance)
     for spec, callees in found.values():
         modes = (world.rules.mode(each, spec.port) for each in callee.distinct(callees))
         yield replace(spec, mode=callee.strictest(modes)), callees
 
 
-def _way_in(world: World, proxy: Proxy, instance: Instance, port: ServicePort) -> Inbound | None:
-    """None where the listener would call itself: on loopback the application needs a port of its own, unless calls are redirected."""
+def _called(world: World, proxy: Proxy) -> Iterator[tuple[Service, Instance, ServicePort]]:
+    """Each port of each place where this proxy may be."""
+    for service, instance in world.places_of(proxy.identity):
+        if proxy.is_at(instance.address):
+            yield from ((service, instance, port) for port in service.entry.ports)
+
+
+def _way_in(proxy: Proxy, instance: Instance, port: ServicePort) -> Inbound | None:
+    """None where the listener would call itself: on loopback the application needs a port of its own, unless calls are redirected.
+
+    In STRICT mode: the mode is that of all places which have the port.
+    """
     number = instance.ports[port.number]
     app_port = proxy.app_ports.get(number, number)
     address = instance.address if proxy.address else EVERYWHERE
@@ -44,7 +50,6 @@ def _way_in(world: World, proxy: Proxy, instance: Instance, port: ServicePort) -
         app_address=LOOPBACK,
         app_port=app_port,
         protocol=port.protocol,
-        mode=world.rules.mode(instance, number),
         redirected=redirected,
     )
 
@@ -52,18 +57,15 @@ def _way_in(world: World, proxy: Proxy, instance: Instance, port: ServicePort) -
 def obstacles(world: World, proxy: Proxy) -> Iterator[str]:
     """Why calls to this workload do not come in, where they do not."""
     protocols = {spec.port: spec.protocol for spec, _ in inbound_of(world, proxy)}
-    places = world.places_of(proxy.identity)
-    mine = [(service, instance) for service, instance in places if proxy.address in {"", instance.address}]
-    if places and not mine:
-        known = ", ".join(sorted({instance.address for _, instance in places}))
-        yield f"no endpoint of this identity has its address {proxy.address}, only {known}: see --address"
-    for service, instance in mine:
-        for port in service.entry.ports:
-            number = instance.ports[port.number]
-            if _way_in(world, proxy, instance, port) is None:
-                yield f"{_name(service, port)}: proxy and application can not both have port {number} here: see --app {number}=PORT"
-            elif protocols[number] is not port.protocol:
-                yield f"{_name(service, port)}: on port {number} comes {protocols[number]} of another service, not {port.protocol}"
+    known = sorted({instance.address for _, instance in world.places_of(proxy.identity)})
+    if known and not any(map(proxy.is_at, known)):
+        yield f"no endpoint of this identity has its address {proxy.address}, only {', '.join(known)}: see --address"
+    for service, instance, port in _called(world, proxy):
+        number = instance.ports[port.number]
+        if _way_in(proxy, instance, port) is None:
+            yield f"{_name(service, port)}: proxy and application can not both have port {number} here: see --app {number}=PORT"
+        elif protocols[number] is not port.protocol:
+            yield f"{_name(service, port)}: on port {number} comes {protocols[number]} of another service, not {port.protocol}"
 
 
 def _name(service: Service, port: ServicePort) -> str:

@@ -14,10 +14,11 @@ from envoy.config.route.v3.route_components_pb2 import Route as RouteMessage
 from envoy.config.route.v3.route_components_pb2 import VirtualHost as VirtualHostMessage
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
+from meshca.router.mesh.endpoints import namespace_of
 from meshca.router.mesh.objects import Origin, ServicePort
 from meshca.router.mesh.table import ClusterKey, Service, VirtualHost
 from meshca.router.resources.listeners import OUTBOUND
-from meshca.router.resources.routes import routes, to_cluster
+from meshca.router.resources.routes import is_for, routes, to_cluster
 from meshca.router.resources.world import World, origins, visible
 from sds.xds.resource import Resource
 from sds.xds.wire import pack
@@ -204,11 +205,6 @@ def _sort(host: str, virtual: VirtualHost | None, caller: SpiffeID) -> _Sort:
     return namespace_of(caller) if is_told_apart else "", tuple(caller in rule.source_principals for rule in rules)
 
 
-def namespace_of(caller: SpiffeID) -> str:
-    """The namespace of an identity in the ns/sa scheme, else empty."""
-    return caller.path.split("/")[2] if caller.path.startswith("/ns/") else ""
-
-
 def _offer(host: str, service: Service | None, virtual: VirtualHost | None, caller: SpiffeID) -> Offer:
     if service:
         others = [port.number for port in service.entry.ports if not port.protocol.is_http]
@@ -261,7 +257,7 @@ def _routes(
     virtual: VirtualHost, caller: SpiffeID, port: int | None
 ) -> tuple[tuple[RouteMessage, ...], frozenset[ClusterKey]]:
     """The routes that a caller has of a virtual host, and the clusters that these may lead to."""
-    mine = [each for each in virtual.routes if not each.rule.source_principals or caller in each.rule.source_principals]
+    mine = [each for each in virtual.routes if is_for(each, caller)]
     keys = frozenset(key for each in mine for key in (*each.clusters, *each.mirrors))
     return routes(mine, caller, port), keys
 

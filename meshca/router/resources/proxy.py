@@ -39,6 +39,10 @@ class Proxy:
     log_path: str = ""
     transparent: Transparent | None = None
 
+    def is_at(self, address: str) -> bool:
+        """Whether it may be the one at this address of its identity."""
+        return self.address in {"", address}
+
     @classmethod
     def read(cls, identity: SpiffeID, node: Node) -> Self:
         """The proxy of this identity, placed as its node metadata says. Raises InvalidRequest for what it can not mean."""

@@ -7,9 +7,9 @@ Rules:
 - A server takes mutual TLS only, whatever a PeerAuthentication says: gRPC can not take both, and would never know of whom it is called.
 """
 
-import ipaddress
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address
 
 from envoy.config.listener.v3.listener_components_pb2 import FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
@@ -23,7 +23,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from google.protobuf.message import Message
 
-from meshca.router.mesh.endpoints import Instance
+from meshca.router.mesh.endpoints import Instance, ip
 from meshca.router.mesh.table import ClusterKey
 from meshca.router.resources import callee, proxyless_clusters
 from meshca.router.resources.clusters import ADS, address
@@ -140,7 +140,7 @@ def _servers(world: World, proxy: Proxy) -> Iterator[tuple[str, Resource]]:
     """A listener for each address on which this workload may be listening."""
     found: dict[tuple[str, int], list[Instance]] = {}
     for service, instance in world.places_of(proxy.identity):
-        if proxy.address in {"", instance.address}:
+        if proxy.is_at(instance.address):
             for port in (instance.ports[each.number] for each in service.entry.ports if each.protocol.is_http):
                 for host in (instance.address, *ANY_ADDRESS):
                     found.setdefault((host, port), []).append(instance)
@@ -178,8 +178,4 @@ def _filter(name: str, config: Message) -> HttpFilter:
 
 def _joined(host: str, port: int) -> str:
     """As gRPC writes an address."""
-    try:
-        bracketed = ipaddress.ip_address(host).version == 6  # noqa: PLR2004 - IPv6
-    except ValueError:
-        bracketed = False
-    return f"[{host}]:{port}" if bracketed else f"{host}:{port}"
+    return f"[{host}]:{port}" if isinstance(ip(host), IPv6Address) else f"{host}:{port}"

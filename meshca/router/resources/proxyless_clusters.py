@@ -9,7 +9,6 @@ Rules:
 - Certificates come from files that its bootstrap names, and the bundle in them is of its own trust domain: a partner's endpoint is refused.
 """
 
-import ipaddress
 from collections.abc import Iterable, Sequence
 from warnings import catch_warnings, simplefilter
 
@@ -19,7 +18,7 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext, UpstreamTlsContext
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
-from meshca.router.mesh.endpoints import Instance
+from meshca.router.mesh.endpoints import Instance, ip
 from meshca.router.mesh.table import ClusterKey, Service
 from meshca.router.resources.clusters import ADS, BREAKER, address
 from meshca.router.resources.tls import nobody, transport_socket
@@ -44,7 +43,7 @@ def cluster(service: Service, key: ClusterKey, own: TrustDomain, identities: Ite
 def load_assignment(key: ClusterKey, members: Sequence[Instance]) -> ClusterLoadAssignment:
     """Where the endpoints of a key are, in one locality: without any gRPC takes none. It looks up no names, so only addresses count."""
     made = ClusterLoadAssignment(cluster_name=key.name)
-    located = [each for each in members if _is_address(each.address)]
+    located = [each for each in members if ip(each.address)]
     if located:
         locality = made.endpoints.add()
         locality.locality.region = PROVIDER
@@ -79,11 +78,3 @@ def _mutual() -> CommonTlsContext:
     made.tls_certificate_provider_instance.instance_name = PROVIDER
     made.validation_context.ca_certificate_provider_instance.instance_name = PROVIDER
     return made
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

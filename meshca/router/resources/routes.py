@@ -28,6 +28,7 @@ from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from envoy.type.v3.percent_pb2 import FractionalPercent
 
+from meshca.router.mesh.endpoints import namespace_of
 from meshca.router.mesh.objects import (
     HeaderOperations,
     HTTPMatch,
@@ -65,6 +66,11 @@ def routes(resolved: Sequence[Route], caller: SpiffeID, port: int | None = None)
     return tuple(chain.from_iterable(_of_rule(each, caller, port) for each in resolved))
 
 
+def is_for(resolved: Route, caller: SpiffeID) -> bool:
+    """Whether a rule holds for this caller: where nobody is named, for everybody."""
+    return not resolved.rule.source_principals or caller in resolved.rule.source_principals
+
+
 def to_cluster(key: ClusterKey) -> RouteMessage:
     """Everything to one cluster, on Istio's default terms."""
     made = RouteMessage(name="default")
@@ -77,7 +83,7 @@ def to_cluster(key: ClusterKey) -> RouteMessage:
 def _of_rule(resolved: Route, caller: SpiffeID, port: int | None) -> Iterator[RouteMessage]:
     """One route for each way to match: matches of a rule are alternatives."""
     rule = resolved.rule
-    if rule.source_principals and caller not in rule.source_principals:
+    if not is_for(resolved, caller):
         return
     for match in rule.matches or (_ANYWHERE,):
         if _concerns(match, caller, port):
@@ -88,8 +94,7 @@ def _of_rule(resolved: Route, caller: SpiffeID, port: int | None) -> Iterator[Ro
 
 def _concerns(match: HTTPMatch, caller: SpiffeID, port: int | None) -> bool:
     """What is known already: who asks, and on which port."""
-    namespace = caller.path.split("/")[2:3] if caller.path.startswith("/ns/") else []
-    right_namespace = not match.source_namespace or namespace == [match.source_namespace]
+    right_namespace = match.source_namespace in {"", namespace_of(caller)}
     return right_namespace and (match.port is None or port is None or match.port == port)
 
 

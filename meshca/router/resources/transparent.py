@@ -26,6 +26,7 @@ from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from envoy.extensions.filters.listener.original_dst.v3.original_dst_pb2 import OriginalDst
 
 from meshca.bootstrap_spec import Transparent
+from meshca.router.mesh.endpoints import ip
 from meshca.router.mesh.objects import Protocol
 from meshca.router.mesh.table import ClusterKey, Service
 from meshca.router.resources import listeners
@@ -169,7 +170,7 @@ def _places(service: Service, port: int) -> Iterator[Place]:
     for written in service.entry.addresses:
         yield port, ip_address(written)
     for each in service.endpoints:
-        if where := _ip(each.address):
+        if where := ip(each.address):
             yield port, where
             yield each.ports[port], where
 
@@ -177,11 +178,3 @@ def _places(service: Service, port: int) -> Iterator[Place]:
 def _is_tls(service: Service, number: int) -> bool:
     port = service.port(number)
     return port is not None and port.protocol is Protocol.TLS
-
-
-def _ip(written: str) -> IPv4Address | IPv6Address | None:
-    """None for a name."""
-    try:
-        return ip_address(written)
-    except ValueError:
-        return None
