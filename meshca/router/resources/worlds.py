@@ -6,10 +6,12 @@ can not be read closes all of them: nobody knows which it was for.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
+from typing import TypeGuard
 
 from meshca.router.directory import Files
 from meshca.router.mesh.endpoints import Instance
-from meshca.router.mesh.objects import Action, AuthorizationPolicy, Origin, Parsed, PeerAuthentication, Problem
+from meshca.router.mesh.objects import Action, AuthorizationPolicy, Object, Origin, Parsed, PeerAuthentication, Problem
 from meshca.router.mesh.state import State, following
 from meshca.router.parsing.kinds import Parser
 from meshca.router.resources.homes import loose
@@ -29,7 +31,7 @@ from meshca.router.security.scope import may_call
 from spiffe.id import TrustDomain
 
 
-def read_files(files: Files, parser: Parser) -> Parsed:
+def _read(files: Files, parser: Parser) -> Parsed:
     """What the files say, and which could not be read."""
     parsed = parser.parse(files.texts)
     refused = too_long(each for each in parsed.objects if isinstance(each, AuthorizationPolicy))
@@ -43,19 +45,17 @@ def read_files(files: Files, parser: Parser) -> Parsed:
 
 def understood(before: State, files: Files, parser: Parser, domain: str) -> State:
     """The state after reading these files, with a warning for each policy that holds nowhere."""
-    state = following(before, read_files(files, parser), domain)
+    state = following(before, _read(files, parser), domain)
     return replace(state, warnings=(*state.warnings, *_idle(state)))
 
 
 def _idle(state: State) -> Iterator[Problem]:
     """Policies whose selector no workload fulfils: with a slip in a label nothing is guarded, and nothing else would tell."""
-    objects = tuple(state.good.values())
-    called = (each for service in state.table.services.values() for each in service.endpoints)
-    workloads = [*called, *loose(state.table, objects)]
-    for each in objects:
-        if not isinstance(each, AuthorizationPolicy | PeerAuthentication) or not each.selector:
-            continue
-        if not any(applies(each, workload.namespace, workload.labels) for workload in workloads):
+    selecting = [each for each in state.good.values() if _selects(each)]
+    having = _by_label(state) if selecting else {}
+    for each in selecting:
+        rarest = min((having.get(label, []) for label in each.selector.items()), key=len)
+        if not any(applies(each, workload.namespace, workload.labels) for workload in rarest):
             yield Problem(
                 file=each.origin.file,
                 line=each.origin.line,
@@ -63,6 +63,20 @@ def _idle(state: State) -> Iterator[Problem]:
                 field="spec.selector",
                 text="no workload has these labels: it holds nowhere",
             )
+
+
+def _selects(each: Object) -> TypeGuard[AuthorizationPolicy | PeerAuthentication]:
+    return isinstance(each, AuthorizationPolicy | PeerAuthentication) and bool(each.selector)
+
+
+def _by_label(state: State) -> dict[tuple[str, str], list[Instance]]:
+    """All workloads by each of their labels: policies and workloads are many, and are read at each change."""
+    called = (each for service in state.table.services.values() for each in service.endpoints)
+    found: dict[tuple[str, str], list[Instance]] = {}
+    for workload in chain(called, loose(state.table, state.good.values())):
+        for label in workload.labels.items():
+            found.setdefault(label, []).append(workload)
+    return found
 
 
 def policies_of(state: State) -> tuple[AuthorizationPolicy, ...]:

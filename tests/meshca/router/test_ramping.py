@@ -14,11 +14,12 @@ from meshca.router.delivery.delivery import Delivery
 from meshca.router.delivery.target import Target
 from meshca.router.directory import read
 from meshca.router.identity import Credentials, Peer
-from meshca.router.mesh.state import State, following
+from meshca.router.mesh.state import State
+from meshca.router.mesh.table import DEFAULT_DOMAIN
 from meshca.router.parsing.kinds import Parser
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.world import World
-from meshca.router.resources.worlds import read_files, world_of
+from meshca.router.resources.worlds import understood, world_of
 from meshca.router.status import status
 from sds.watch import Latest
 from tests.support.clock import FakeClock
@@ -94,7 +95,7 @@ class Rig:
         return self.observed
 
     def read(self) -> None:
-        self.state.set(following(self.state.value, read_files(read(self.path), Parser(OURS))))
+        self.state.set(understood(self.state.value, read(self.path), Parser(OURS), DEFAULT_DOMAIN))
         self.worlds.set(world_of(self.state.value, OURS))
 
     async def period(self, good: int = 1000, bad: int = 0) -> Observed:
