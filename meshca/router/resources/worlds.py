@@ -20,7 +20,7 @@ from meshca.router.resources.world import Rules, World
 from meshca.router.security.peering import mode
 from meshca.router.security.policy import (
     ROOT_NAMESPACE,
-    applicable,
+    Policies,
     applies,
     http_filters,
     network_filters,
@@ -88,11 +88,12 @@ def policies_of(state: State) -> tuple[AuthorizationPolicy, ...]:
 def world_of(state: State, own: TrustDomain) -> World:
     """The world of a state: its table, and its policies as questions that a view asks."""
     policies = policies_of(state)
+    found = Policies(policies)
     peering = [each for each in state.good.values() if isinstance(each, PeerAuthentication)]
     reporting, outside = state.table.reporting, tuple(loose(state.table, state.good.values()))
 
     def of(callee: Instance) -> tuple[AuthorizationPolicy, ...]:
-        return applicable(policies, callee.namespace, callee.labels)
+        return found.of(callee.namespace, callee.labels)
 
     rules = Rules(
         may_call=lambda caller, callee: may_call(of(callee), caller, own),

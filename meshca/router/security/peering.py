@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from meshca.router.mesh.endpoints import Instance
 from meshca.router.mesh.objects import MTLSMode, PeerAuthentication
-from meshca.router.security.policy import ROOT_NAMESPACE
+from meshca.router.security.policy import applies
 
 
 def mode(policies: Iterable[PeerAuthentication], callee: Instance, port: int) -> MTLSMode:
@@ -22,12 +22,7 @@ def mode(policies: Iterable[PeerAuthentication], callee: Instance, port: int) ->
 
 def _applicable(policies: Iterable[PeerAuthentication], callee: Instance) -> Sequence[PeerAuthentication]:
     """The most special first."""
-    fitting = [
-        each
-        for each in policies
-        if each.origin.namespace in {callee.namespace, ROOT_NAMESPACE}
-        and each.selector.items() <= callee.labels.items()
-    ]
+    fitting = [each for each in policies if applies(each, callee.namespace, callee.labels)]
     return sorted(fitting, key=lambda each: (_rank(each, callee), each.origin[:2]))
 
 

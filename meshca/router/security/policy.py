@@ -81,6 +81,24 @@ def applies(
     return policy.origin.namespace in {namespace, root_namespace} and policy.selector.items() <= labels.items()
 
 
+class Policies:
+    """Many policies, as a workload finds its own: a mesh has one for each service, and asks for each of them at each change."""
+
+    def __init__(self, policies: Sequence[AuthorizationPolicy]) -> None:
+        self._policies = policies
+        self._found: dict[object, list[int]] = {}
+        """The places of those without a selector by namespace, and of others by a label that they select."""
+        for number, policy in enumerate(policies):
+            known_by = next(iter(policy.selector.items()), policy.origin.namespace)
+            self._found.setdefault(known_by, []).append(number)
+
+    def of(self, namespace: str, labels: Mapping[str, str]) -> tuple[AuthorizationPolicy, ...]:
+        """Those that hold for a workload, in their order."""
+        known_by = {namespace, ROOT_NAMESPACE, *labels.items()}
+        numbers = sorted(number for each in known_by for number in self._found.get(each, ()))
+        return applicable((self._policies[number] for number in numbers), namespace, labels)
+
+
 def http_filters(policies: Iterable[AuthorizationPolicy], *, plaintext: bool = False) -> tuple[HttpFilter, ...]:
     """The filters to put before Envoy's router, in order. `policies` are those that apply.
 

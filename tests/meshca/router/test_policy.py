@@ -13,6 +13,7 @@ from meshca.router.mesh.objects import AuthorizationPolicy, Operation, Source
 from meshca.router.parsing.re2 import fullmatch
 from meshca.router.security.guard import mixed_identities
 from meshca.router.security.policy import (
+    Policies,
     applicable,
     dropped_on_tcp,
     http_filters,
@@ -53,6 +54,7 @@ def test_a_policy_holds_for_the_workloads_that_it_selects_in_its_namespace_and_i
         allow(name="web-everywhere", namespace="istio-system", selector={"app": "web"}),
     )
     assert {each.origin.name for each in applicable(policies, namespace, labels)} == expected
+    assert Policies(policies).of(namespace, labels) == applicable(policies, namespace, labels)
 
 
 def test_the_root_namespace_can_be_another():
