@@ -54,11 +54,11 @@ class _Place:
 async def start(stack: AsyncExitStack, directory: Path) -> DemoMesh:
     """Start it; it ends with the stack. Raises CannotStart."""
     places = {
-        version: _Place(port=_free_port(), application=await stack.enter_async_context(running_application(version)))
+        version: _Place(port=free_port(), application=await stack.enter_async_context(running_application(version)))
         for version in ASKED
     }
     write_scene(directory / "config", {version: place.port for version, place in places.items()})
-    router_port = _free_port()
+    router_port = free_port()
     settings = ROUTER_SETTINGS.format(config=directory / "config", port=router_port)
     server = await stack.enter_async_context(running_server(directory, list(IDENTITIES), router=settings))
     client = await stack.enter_async_context(connect(server.admin_socket))
@@ -108,7 +108,7 @@ async def _until_routed(made: DemoMesh) -> None:
         raise CannotStart(f"no answer within {READY_SECONDS:g} s: {dict(tally.failures)}") from None
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port of loopback that nobody has at present: configuration names it before anybody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from meshca.demo.envoys import Envoy
+from tests.bench.quantiles import SHARES, quantiles
 from tests.support.fleet import REAL, Fleet, fleet, key
 from tests.support.wait import until
 
@@ -34,7 +35,10 @@ async def spread(made: Fleet, *, rounds: int) -> dict[str, Any]:
         envoys += await asyncio.gather(*(_has(envoy, endpoints, started) for envoy in made.envoys))
         await until(lambda before=before: made.version(1) != before and made.running.is_settled, every=0.005)
         simulated += [at - started for at in await made.crowd.have(key(1).name, made.version(1))]
-    return {"simulated": _quantiles(simulated), "envoy": _quantiles(envoys)}
+    return {
+        name: {"samples": len(times), **quantiles(times, SHARES | {"longest_ms": 1.0}, digits=1)}
+        for name, times in (("simulated", simulated), ("envoy", envoys))
+    }
 
 
 async def _has(envoy: Envoy, endpoints: int, started: float) -> float:
@@ -46,11 +50,3 @@ async def _has(envoy: Envoy, endpoints: int, started: float) -> float:
 
     await until(has, every=0.005)
     return time.monotonic() - started
-
-
-def _quantiles(times: list[float]) -> dict[str, float]:
-    ordered, count = sorted(times), len(times)
-    at = {"p50_ms": 0.5, "p99_ms": 0.99, "longest_ms": 1.0}
-    return {"samples": count} | {
-        name: round(ordered[min(int(count * share), count - 1)] * 1000, 1) for name, share in at.items()
-    }

@@ -15,6 +15,7 @@ from meshca.demo.server import register, running_server
 from meshca.proto import admin_pb2 as pb
 from sds.proto import workload_pb2
 from spiffe.id import SpiffeID
+from tests.bench.quantiles import quantiles
 from tests.support.thin_client import ThinStream, open_stream
 from tests.support.wait import until
 
@@ -42,7 +43,7 @@ async def entry_to_envoy(rounds: int = ROUNDS) -> dict[str, Any]:
             )
             envoy = await stack.enter_async_context(running_envoy("bench", spec, Path(directory) / "envoy", wait=False))
             times = [await _one_entry(client, envoy, number) for number in range(rounds)]
-    return _quantiles(times)
+    return {"rounds": len(times), **quantiles(times)}
 
 
 async def _one_entry(client: AdminClient, envoy: Envoy, number: int) -> float:
@@ -71,7 +72,7 @@ async def dial_to_svid(cold_rounds: int = COLD_ROUNDS, warm_rounds: int = WARM_R
             cold = [await _in_a_child(socket) for _ in range(cold_rounds)]
             await fetch(socket)  # our own first, which is cold
             warm = [await fetch(socket) for _ in range(warm_rounds)]
-    return {"cold": _quantiles(cold), "warm": _quantiles(warm)}
+    return {name: {"rounds": len(each), **quantiles(each)} for name, each in (("cold", cold), ("warm", warm))}
 
 
 async def fetch(socket: str) -> float:
@@ -98,9 +99,3 @@ async def _in_a_child(socket: str) -> float:
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
     out, _ = await child.communicate()
     return float(out)
-
-
-def _quantiles(times: list[float]) -> dict[str, Any]:
-    ordered, count = sorted(times), len(times)
-    at = {name: ordered[min(int(count * share), count - 1)] for name, share in (("p50", 0.5), ("p99", 0.99))}
-    return {"rounds": count, **{f"{name}_ms": round(value * 1000, 2) for name, value in at.items()}}

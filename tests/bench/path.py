@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.bench.quantiles import quantiles
 from tests.support.routed import routed_mesh
 
 REQUESTS, TURNS = 4000, 20
@@ -42,7 +43,7 @@ async def compare(direct: int, routed: int, lanes: int, requests: int) -> dict[s
     for _ in range(TURNS):
         for port, connections in open_.items():
             await asyncio.gather(*(_ask(*connection, each, times[port]) for connection in connections))
-    figures = {name: _quantiles(times[port]) for name, port in (("direct", direct), ("routed", routed))}
+    figures = {name: quantiles(times[port], digits=3) for name, port in (("direct", direct), ("routed", routed))}
     added = {name: round(figures["routed"][name] - figures["direct"][name], 3) for name in ("p50_ms", "p99_ms")}
     return {**figures, "added": added}
 
@@ -56,14 +57,6 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count
         await reader.readexactly(int(length.split(b":")[1]))
         times.append(time.perf_counter() - started)
         assert head.startswith(b"HTTP/1.1 200")
-
-
-def _quantiles(times: list[float]) -> dict[str, float]:
-    ordered, count = sorted(times), len(times)
-    return {
-        name: round(ordered[min(int(count * share), count - 1)] * 1000, 3)
-        for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99))
-    }
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from meshca.demo.mesh import free_port
 from meshca.telemetry import Standing, Telemetry
 from tests.support.values import slots
 
@@ -80,12 +80,6 @@ def home(tmp_path: Path) -> Iterator[Path]:
         (tmp_path / "bin" / name).chmod(0o755)
     yield tmp_path
     subprocess.run([tmp_path / "bin/systemctl", "stop"], check=False, capture_output=True)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import pytest_asyncio
 from meshca.client import connect
 from meshca.clock import SystemClock
 from meshca.demo.envoys import running_envoy
+from meshca.demo.mesh import free_port
 from meshca.demo.server import Server, register, running_server
 from meshca.proto import admin_pb2 as pb
 from meshca.router.app import RouterSettings, Running, running_router
@@ -26,7 +27,7 @@ from sds.endpoint import Endpoint
 from tests.support.pki import CA
 from tests.support.proxyless import Caller, bootstrap, caller, files_of, serving
 from tests.support.ramps import annotated
-from tests.support.routed import ROUTER, SERVICES, TRUST_DOMAIN, WORKLOAD, free_port, sidecar
+from tests.support.routed import ROUTER, SERVICES, TRUST_DOMAIN, WORKLOAD, sidecar
 from tests.support.wait import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -13,9 +13,10 @@ import pytest
 
 from meshca.client import connect
 from meshca.demo.envoys import envoy_binary, running_envoy, stop
+from meshca.demo.mesh import free_port
 from meshca.demo.server import register, running_server
 from tests.support.command import meshca
-from tests.support.routed import ROUTER, SERVICES, Replica, application, free_port, sidecar
+from tests.support.routed import ROUTER, SERVICES, Replica, application, sidecar
 from tests.support.wait import until
 
 pytestmark = pytest.mark.envoy

@@ -12,9 +12,10 @@ from uuid import uuid4
 import pytest
 
 from meshca.demo.envoys import running_envoy, stop
+from meshca.demo.mesh import free_port
 from tests.support.collector import Collector, Span, running_collector
 from tests.support.command import meshca
-from tests.support.routed import RoutedMesh, free_port, routed_mesh, sidecar
+from tests.support.routed import RoutedMesh, routed_mesh, sidecar
 from tests.support.wait import until
 
 pytestmark = pytest.mark.envoy

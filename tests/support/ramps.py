@@ -28,6 +28,19 @@ PROGRESSES = st.builds(
     reason=st.text(max_size=20).filter(str.isprintable),
 )
 
+SERVICES = """\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: api-server}
+spec:
+  hosts: [api-server]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  endpoints:
+  - {address: 10.0.0.1, labels: {version: v1}, serviceAccount: api}
+  - {address: 10.0.0.2, labels: {version: v2}, serviceAccount: api}
+"""
 ROUTE = """\
 # How requests come to the API.
 apiVersion: networking.istio.io/v1alpha3

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,6 +13,7 @@ from meshca.bootstrap import BootstrapSpec, RouterLink
 from meshca.client import connect
 from meshca.clock import SystemClock
 from meshca.demo.envoys import Envoy, running_envoy
+from meshca.demo.mesh import free_port
 from meshca.demo.server import Server, register, running_server
 from meshca.router.app import RouterSettings, Running, running_router
 from meshca.router.directory import read
@@ -239,13 +239,6 @@ async def forwarder(port: int) -> AsyncIterator[int]:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         yield int(server.sockets[0].getsockname()[1])
-
-
-def free_port() -> int:
-    """A port of loopback that nobody has at present."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def sidecar(

@@ -68,7 +68,7 @@ class Inbound:
 
 def outbound(port: int = OUTBOUND_PORT, reports: Reports = _SILENT) -> Listener:
     """The HTTP listener for an application's calls. Its routes come by RDS."""
-    manager = _manager(OUTBOUND, [_http_filter(FAULT_FILTER, HTTPFault())], reports)
+    manager = _manager(OUTBOUND, [http_filter(FAULT_FILTER, HTTPFault())], reports)
     manager.rds.route_config_name = OUTBOUND
     manager.rds.config_source.CopyFrom(ADS)
     made = Listener(name=OUTBOUND, address=address(LOOPBACK, port), filter_chains=[_chain(_HTTP, manager)])
@@ -165,7 +165,7 @@ def _everything_to(cluster: str) -> RouteConfiguration:
 def _manager(prefix: str, filters: Iterable[HttpFilter], reports: Reports) -> HttpConnectionManager:
     made = HttpConnectionManager(
         stat_prefix=prefix,
-        http_filters=[*filters, _http_filter("envoy.filters.http.router", Router())],
+        http_filters=[*filters, http_filter("envoy.filters.http.router", Router())],
         access_log=reports.http,
         tracing=reports.tracing,
     )
@@ -175,7 +175,8 @@ def _manager(prefix: str, filters: Iterable[HttpFilter], reports: Reports) -> Ht
     return made
 
 
-def _http_filter(name: str, config: Message) -> HttpFilter:
+def http_filter(name: str, config: Message) -> HttpFilter:
+    """A filter of an HTTP connection manager."""
     made = HttpFilter(name=name)
     made.typed_config.Pack(config, deterministic=True)
     return made

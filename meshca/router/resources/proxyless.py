@@ -21,12 +21,12 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
     HttpFilter,
 )
-from google.protobuf.message import Message
 
 from meshca.router.mesh.endpoints import Instance, ip
 from meshca.router.mesh.table import ClusterKey
 from meshca.router.resources import callee, proxyless_clusters
 from meshca.router.resources.clusters import ADS, address
+from meshca.router.resources.listeners import http_filter
 from meshca.router.resources.outbound import Host, Look, Offer, Outbounds
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.proxyless_routes import destinations, routes
@@ -122,7 +122,7 @@ def _needs(users: Iterable[tuple[str, Host]]) -> Mapping[str, frozenset[str]]:
 
 
 def _outbound(name: str, config: str) -> Listener:
-    manager = _manager(name, [_filter(FAULT_FILTER, HTTPFault())])
+    manager = _manager(name, [http_filter(FAULT_FILTER, HTTPFault())])
     manager.rds.route_config_name = config
     manager.rds.config_source.CopyFrom(ADS)
     made = Listener(name=name)
@@ -166,14 +166,8 @@ def _anything(name: str) -> RouteConfiguration:
 
 def _manager(prefix: str, filters: Iterable[HttpFilter]) -> HttpConnectionManager:
     return HttpConnectionManager(
-        stat_prefix=prefix, http_filters=[*filters, _filter("envoy.filters.http.router", Router())]
+        stat_prefix=prefix, http_filters=[*filters, http_filter("envoy.filters.http.router", Router())]
     )
-
-
-def _filter(name: str, config: Message) -> HttpFilter:
-    made = HttpFilter(name=name)
-    made.typed_config.Pack(config, deterministic=True)
-    return made
 
 
 def _joined(host: str, port: int) -> str:

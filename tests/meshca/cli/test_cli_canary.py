@@ -14,21 +14,8 @@ from meshca.cli.exits import Exit, Failure
 from meshca.cli.options import Format
 from meshca.router.status import serve_status
 from tests.meshca.cli.conftest import Run
-from tests.support.ramps import ROUTE
+from tests.support.ramps import ROUTE, SERVICES
 
-SERVICES = """\
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: api-server}
-spec:
-  hosts: [api-server]
-  resolution: STATIC
-  location: MESH_INTERNAL
-  ports: [{number: 80, name: http, protocol: HTTP}]
-  endpoints:
-  - {address: 10.0.0.1, labels: {version: v1}, serviceAccount: api}
-  - {address: 10.0.0.2, labels: {version: v2}, serviceAccount: api}
-"""
 GATEWAY = """\
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute

@@ -24,24 +24,11 @@ from meshca.router.status import status
 from sds.watch import Latest
 from tests.support.clock import FakeClock
 from tests.support.envoy_model import Envoy, Stream, made
-from tests.support.ramps import ROUTE, annotated
+from tests.support.ramps import ROUTE, SERVICES, annotated
 from tests.support.routing import OURS, account, origin
 
 LABEL = "VirtualService default/api-server"
 NEW, OLD = "outbound|80|v2|api-server", "outbound|80|v1|api-server"
-SERVICES = """\
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: api-server}
-spec:
-  hosts: [api-server]
-  location: MESH_INTERNAL
-  resolution: STATIC
-  ports: [{number: 80, name: http, protocol: HTTP}]
-  endpoints:
-  - {address: 10.0.0.1, labels: {version: v1}, serviceAccount: api}
-  - {address: 10.0.0.2, labels: {version: v2}, serviceAccount: api}
-"""
 MINUTE = timedelta(minutes=1)
 
 
