@@ -39,7 +39,12 @@ async def watch(directory: Path) -> AsyncIterator[Files]:
         if found != seen:
             seen = found
             yield await asyncio.to_thread(read, directory)
-        await asyncio.sleep(max(LOOK_SECONDS, spent * _REST))
+        await asyncio.sleep(pause_after(spent))
+
+
+def pause_after(spent: float) -> float:
+    """Seconds until the next look after one that took so many of CPU time."""
+    return max(LOOK_SECONDS, spent * _REST)
 
 
 def read(directory: Path) -> Files:

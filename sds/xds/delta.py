@@ -76,7 +76,7 @@ class _Subscription:
 
     def receive(self, request: DeltaRequest) -> tuple[Event, ...]:
         events = self._settle(request.error) if request.nonce == self.nonce else ()  # P2: only this part can be stale
-        if request.subscribe or request.unsubscribe or request.error is not None or self.refused or not self.started:
+        if request.subscribe or request.unsubscribe or request.error is not None or not self.started:
             self._stir()
         if self.started:
             self._unsubscribe(request.unsubscribe)

@@ -147,6 +147,16 @@ def test_endpoints_that_change_with_their_cluster_wait_until_it_is_accepted(*, d
 
 
 @BOTH
+def test_endpoints_that_change_soon_after_their_cluster_wait_for_it_too(*, delta: bool):
+    stream = settled(delta, target("a", to="a"))
+    stream.target(target("a", to="a", a=2))
+    stream.target(target("a", to="a", a=2, endpoints=2))
+    assert proof(stream, EDS, "a") == "a 1"
+    stream.run()
+    assert proof(stream, EDS, "a") == "a 2"
+
+
+@BOTH
 def test_endpoints_do_not_wait_for_ever_for_a_cluster_that_nobody_answers(*, delta: bool):
     stream = settled(delta, target("a", to="a"))
     stream.target(target("a", to="a", endpoints=2, a=2))

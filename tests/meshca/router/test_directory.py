@@ -59,3 +59,8 @@ def test_a_pipe_is_a_problem_and_holds_up_nothing(tmp_path: Path):
     files = read(tmp_path)
     assert files.texts == {"mesh.yaml": "a: 1"}
     assert ["regular file" in problem.text for problem in files.problems] == [True]
+
+
+def test_looking_takes_no_more_than_a_tenth_of_the_time_however_many_files_there_are():
+    assert directory.pause_after(0) == directory.LOOK_SECONDS
+    assert directory.pause_after(1) == 10

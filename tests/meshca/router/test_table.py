@@ -154,6 +154,21 @@ def test_endpoints_are_the_inline_ones_and_the_workloads_that_are_selected():
     assert {each.identity for each in found} == {account("api")}
 
 
+def test_a_workload_is_selected_by_all_labels_and_not_by_some():
+    entry = service("api", workload_selector={"app": "api", "version": "v2"})
+    most = [workload(f"v1-{number}", V1) for number in range(3)]
+    found = build([entry, *most, workload("v2", V2), workload("other", replace(V2, labels={"version": "v2"}))])
+    assert [each.address for each in found.services["api"].endpoints] == [V2.address]
+
+
+def test_what_a_table_takes_from_the_one_before_is_as_if_it_were_made_anew():
+    by_hand, selecting = service("api", V1), service("picked", workload_selector={"app": "api"}, line=2)
+    before = build([by_hand, selecting, workload("w", V2)])
+    after = [service("api", replace(V1, address="10.0.0.9")), selecting, workload("w", replace(V2, address="10.0.0.8"))]
+    assert build(after, before=before) == build(after)
+    assert build([by_hand, selecting], before=before).services["api"].endpoints is before.services["api"].endpoints
+
+
 def test_a_service_that_is_found_by_dns_is_its_own_endpoint_and_one_outside_has_no_identity():
     outside = service("www.example.org", resolution=Resolution.DNS, external=True)
     (found,) = build([outside]).services["www.example.org"].endpoints

@@ -98,6 +98,7 @@ def test_a_service_without_rules_is_reached_by_its_host_with_istios_default_retr
     assert route.route.cluster == "outbound|80||api"
     assert route.route.timeout.ToSeconds() == 0
     assert route.route.retry_policy.num_retries.value == 2
+    assert route.route.retry_policy.host_selection_retry_max_attempts == 20
     assert route.route.retry_policy.retry_on.startswith("connect-failure,refused-stream,unavailable,cancelled")
 
 
@@ -318,6 +319,28 @@ def test_a_proxy_says_its_place_in_its_node_metadata(texts: dict[str, str], prox
 def test_a_port_that_is_none_is_refused(text: str):
     with pytest.raises(InvalidRequest, match=r"meshca\.outbound-port has .* which is no port"):
         Proxy.read(API, Node(texts={"meshca.outbound-port": text}))
+
+
+def test_what_callers_have_in_common_follows_each_change_of_services_routes_and_policies():
+    outbounds, closed = Outbounds(), account("closed")
+    callers = (FRONTEND, closed)
+
+    def domains(made: World) -> list[set[str]]:
+        return [set(routes_of(view(made, Proxy(identity=each), outbounds))) for each in callers]
+
+    def weights(made: World) -> list[str]:
+        return [view(made, Proxy(identity=each), outbounds).routes["outbound"].version for each in callers]
+
+    first = world(service("api", V1, V2), CANARY, basis=1)
+    first = first.following(first)
+    assert ["api" in each for each in domains(first)] == [True, True]
+    rerouted = world(service("api", V1, V2), virtual("api", rule(to("api", "v2"))), basis=1).following(first)
+    assert weights(rerouted) == [view(rerouted, Proxy(identity=each)).routes["outbound"].version for each in callers]
+    assert weights(rerouted) != weights(first)
+    guarded = world(
+        service("api", V1, V2), CANARY, basis=2, may_call=lambda caller, _callee: caller != closed
+    ).following(rerouted)
+    assert ["api" in each for each in domains(guarded)] == [True, False]
 
 
 def test_a_workload_that_can_not_be_called_is_told_why():
