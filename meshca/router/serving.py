@@ -80,22 +80,18 @@ class _Servers:
         self._address = address
         self.port = port
         self._newest: grpc.aio.Server | None = None
-        self._shown: tuple[bytes, ...] = ()
         self._older: deque[tuple[grpc.aio.Server, asyncio.Task[None]]] = deque()
 
     async def replace(self, credentials: Credentials | None) -> None:
         """Listen under these. Raises CannotStart when the address is taken."""
         if credentials is None:  # what there was is better than nothing
             return
-        shown = credentials.key, credentials.chain, credentials.roots
-        if shown == self._shown:
-            return
         bound = ("grpc.max_allowed_incoming_connections", most_connections())
         server = grpc.aio.server(options=(*_OPTIONS, bound))
         server.add_generic_rpc_handlers(tuple(self._services))
         self.port = self._bind(server, credentials)
         await server.start()
-        before, self._newest, self._shown = self._newest, server, shown
+        before, self._newest = self._newest, server
         if before:
             self._older.append((before, asyncio.create_task(before.stop(PATIENCE_SECONDS), name="older server")))
         while self._older and (len(self._older) > MOST_OLDER or self._older[0][1].done()):

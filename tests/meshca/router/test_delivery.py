@@ -163,6 +163,10 @@ def test_endpoints_do_not_wait_for_ever_for_a_cluster_that_nobody_answers(*, del
     stream.delivery.shown()
     stream.delivery.on_time(stream.clock.advance(2 * DEADLINE))
     assert proof(stream, EDS, "a") == "a 2"
+    stream.target(target("a", to="a", endpoints=3, a=2))
+    assert proof(stream, EDS, "a") == "a 2", "the next ones wait for it anew"
+    stream.delivery.on_time(stream.clock.advance(2 * DEADLINE))
+    assert proof(stream, EDS, "a") == "a 3"
 
 
 @BOTH

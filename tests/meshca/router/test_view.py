@@ -338,7 +338,10 @@ def test_what_callers_have_in_common_follows_each_change_of_services_routes_and_
     assert weights(rerouted) == [view(rerouted, Proxy(identity=each)).routes["outbound"].version for each in callers]
     assert weights(rerouted) != weights(first)
     guarded = world(
-        service("api", V1, V2), CANARY, basis=2, may_call=lambda caller, _callee: caller != closed
+        service("api", V1, V2),
+        virtual("api", rule(to("api", "v2"))),
+        basis=2,
+        may_call=lambda caller, _callee: caller != closed,
     ).following(rerouted)
     assert ["api" in each for each in domains(guarded)] == [True, False]
 
