@@ -173,6 +173,31 @@ async def test_who_may_do_what_is_decided_by_identity_method_and_path(tmp_path: 
         assert (await mesh.ask(20, caller="api-v1", path="/private")).bad == {}
 
 
+NO_READERS = """\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-readers}
+spec:
+  action: DENY
+  rules: [{to: [{operation: {methods: [GET]}}]}]
+"""
+
+
+async def test_a_policy_holds_from_the_next_request_on_and_ends_no_connection_that_is_open(tmp_path: Path):
+    async with routed_mesh(tmp_path, BOTH) as mesh:
+        for _ in range(5):
+            assert (await mesh.ask(50)).bad == {}
+            mesh.write("policies.yaml", NO_READERS)
+            await mesh.settled()
+            refused = await mesh.ask(50)
+            assert refused.good == {}
+            assert {reason[:3] for reason in refused.bad} == {"403"}
+            mesh.write("policies.yaml", "")
+            await mesh.settled()
+        ended = await mesh.envoys["frontend"].stats(r"^cluster\.outbound.*upstream_cx_destroy$")
+        assert sum(ended.values()) == 0, ended
+
+
 async def test_an_endpoint_with_another_services_identity_is_refused_also_behind_the_same_name(tmp_path: Path):
     async with routed_mesh(tmp_path, BOTH) as mesh:
         one, other = mesh.replicas.values()

@@ -81,15 +81,25 @@ def running_judge(
     cas: Sequence[CA],
     *,
     http: Mapping[str, Sequence[Message]],
+    rules: Mapping[str, Mapping[str, Message]],
     tcp: Mapping[str, Sequence[Message]],
     plaintext: Sequence[Message],
 ) -> Iterator[Judge]:
-    """Run Envoy with these filters for each server name, until the context ends. The first CA signs its own certificate."""
+    """Run Envoy with these filters for each server name, until the context ends; `rules` are what the route says to those of a case.
+
+    The first CA signs its own certificate.
+    """
     tls = _tls(cas)
     chains = [
-        *({**_named(case), **tls, "filters": [_http(case, filters)]} for case, filters in http.items()),
+        *(
+            {**_named(case), **tls, "filters": [_http(case, filters, rules.get(case, {}))]}
+            for case, filters in http.items()
+        ),
         *({**_named(case), **tls, "filters": [*_dicts(filters), _echo()]} for case, filters in tcp.items()),
-        {"filter_chain_match": {"transport_protocol": "raw_buffer"}, "filters": [_http("plaintext", plaintext)]},
+        {
+            "filter_chain_match": {"transport_protocol": "raw_buffer"},
+            "filters": [_http("plaintext", plaintext, rules["plaintext"])],
+        },
     ]
     (directory / "bootstrap.json").write_text(json.dumps(_bootstrap(chains)))
     arguments = ["--config-path", "bootstrap.json", "--admin-address-path", "admin", "--concurrency", "1"]
@@ -141,12 +151,15 @@ def _named(case: str) -> Json:
     return {"filter_chain_match": {"server_names": [case]}}
 
 
-def _http(case: str, filters: Sequence[Message]) -> Json:
+def _http(case: str, filters: Sequence[Message], rules: Mapping[str, Message]) -> Json:
     route = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
     return _typed(
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix=case,
-        route_config={"virtual_hosts": [{"name": case, "domains": ["*"], "routes": [route]}]},
+        route_config={
+            "virtual_hosts": [{"name": case, "domains": ["*"], "routes": [route]}],
+            "typed_per_filter_config": {name: _dict(each) for name, each in rules.items()},
+        },
         http_filters=[*_dicts(filters), _typed("filters.http.router.v3.Router")],
     )
 
@@ -181,7 +194,12 @@ def _typed(kind: str, **config: Any) -> Json:
 
 
 def _dicts(filters: Sequence[Message]) -> list[Json]:
-    return [MessageToDict(each, preserving_proto_field_name=True) for each in filters]
+    return [_dict(each) for each in filters]
+
+
+def _dict(message: Message) -> Json:
+    made: Json = MessageToDict(message, preserving_proto_field_name=True)
+    return made
 
 
 def _anywhere() -> Json:

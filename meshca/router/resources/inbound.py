@@ -9,10 +9,10 @@ from dataclasses import replace
 from meshca.router.mesh.endpoints import Instance
 from meshca.router.mesh.objects import ServicePort
 from meshca.router.mesh.table import Service
-from meshca.router.resources import callee
 from meshca.router.resources.listeners import EVERYWHERE, LOOPBACK, Inbound
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.world import World
+from meshca.router.security.peering import strictest
 
 
 def inbound_of(world: World, proxy: Proxy) -> Iterator[tuple[Inbound, Sequence[Instance]]]:
@@ -22,8 +22,7 @@ def inbound_of(world: World, proxy: Proxy) -> Iterator[tuple[Inbound, Sequence[I
         if spec := _way_in(proxy, instance, port):
             found.setdefault(spec.port, (spec, []))[1].append(instance)
     for spec, callees in found.values():
-        modes = (world.rules.mode(each, spec.port) for each in callee.distinct(callees))
-        yield replace(spec, mode=callee.strictest(modes)), callees
+        yield replace(spec, mode=strictest(world.rules.mode(each, spec.port) for each in callees)), callees
 
 
 def _called(world: World, proxy: Proxy) -> Iterator[tuple[Service, Instance, ServicePort]]:

@@ -6,7 +6,7 @@ Rules:
 - What a caller says of its caller (x-forwarded-client-cert) is never passed on: it is set anew from the certificate.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -25,12 +25,13 @@ from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from google.protobuf.message import Message
 
-from meshca.router.mesh.objects import MTLSMode, Protocol
+from meshca.router.mesh.objects import AuthorizationPolicy, MTLSMode, Protocol
 from meshca.router.mesh.table import ClusterKey
 from meshca.router.resources import tls
 from meshca.router.resources.clusters import ADS, address
 from meshca.router.resources.reporting import Reports
 from meshca.router.resources.routes import FAULT_FILTER
+from meshca.router.security.rbac import http_filters, http_rules, network_filters
 from spiffe.id import TrustDomain
 
 OUTBOUND = "outbound"
@@ -90,29 +91,23 @@ def tcp_chain(cluster: str, stat_name: str, reports: Reports = _SILENT) -> Filte
     return _chain(_TCP, TcpProxy(stat_prefix=stat_name, cluster=cluster, access_log=reports.tcp))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guards:
-    """The RBAC filters of a chain, for HTTP and for TCP."""
-
-    http: tuple[HttpFilter, ...] = ()
-    tcp: tuple[Filter, ...] = ()
+Sorts = Sequence[tuple[AuthorizationPolicy, ...]]
+"""The policies that hold for each sort of callees that one listener stands for."""
 
 
-def inbound(
-    spec: Inbound, own: TrustDomain, secured: Guards, plaintext: Guards, reports: Reports = _SILENT
-) -> Listener:
+def inbound(spec: Inbound, own: TrustDomain, sorts: Sorts, reports: Reports = _SILENT) -> Listener:
     """The listener for calls to an application. PERMISSIVE takes TLS and plaintext on the same port; a plaintext caller is nobody."""
     alpn = ("h2", "http/1.1") if spec.protocol.is_http else ()
     made = Listener(name=f"{spec.name}{spec.address}", address=address(spec.address, spec.port))
     made.traffic_direction = 1  # INBOUND
     if spec.mode is not MTLSMode.DISABLE:
-        chain = made.filter_chains.add(filters=_inbound_filters(spec, secured, reports))
+        chain = made.filter_chains.add(filters=_inbound_filters(spec, sorts, reports))
         chain.transport_socket.CopyFrom(tls.from_anybody(own, alpn))
         chain.transport_socket_connect_timeout.FromSeconds(HANDSHAKE_SECONDS)
         if spec.mode is MTLSMode.PERMISSIVE:
             chain.filter_chain_match.transport_protocol = "tls"
     if spec.mode is not MTLSMode.STRICT:
-        plain = made.filter_chains.add(filters=_inbound_filters(spec, plaintext, reports))
+        plain = made.filter_chains.add(filters=_inbound_filters(spec, sorts, reports, plaintext=True))
         plain.filter_chain_match.transport_protocol = "raw_buffer" if spec.mode is MTLSMode.PERMISSIVE else ""
     if spec.mode is MTLSMode.PERMISSIVE:
         made.listener_filters.append(tls_inspector())
@@ -141,25 +136,33 @@ def inbound_cluster(spec: Inbound) -> Cluster:
     return made
 
 
-def _inbound_filters(spec: Inbound, guards: Guards, reports: Reports) -> list[Filter]:
+def inbound_routes(spec: Inbound, sorts: Sorts) -> RouteConfiguration:
+    """What a listener for HTTP does with calls: everything that these policies let in goes to the application.
+
+    By another number of sorts it has another name, since the listener that asks for it has other filters then.
+    """
+    route = Route(name="default")
+    route.match.prefix = "/"
+    route.route.cluster = spec.name
+    route.route.timeout.FromSeconds(0)
+    everything = VirtualHost(name=spec.name, domains=["*"], routes=[route])
+    name = f"{spec.name}{len(sorts)}"
+    return RouteConfiguration(name=name, virtual_hosts=[everything], typed_per_filter_config=http_rules(sorts))
+
+
+def _inbound_filters(spec: Inbound, sorts: Sorts, reports: Reports, *, plaintext: bool = False) -> list[Filter]:
     if not spec.protocol.is_http:
-        return [*guards.tcp, *tcp_chain(spec.name, spec.name, reports).filters]
-    manager = _manager(spec.name, guards.http, reports)
+        guards = network_filters(sorts, plaintext=plaintext)
+        return [*guards, *tcp_chain(spec.name, spec.name, reports).filters]
+    manager = _manager(spec.name, http_filters(len(sorts), plaintext=plaintext), reports)
     # What RBAC judges must be what the application gets.
     manager.merge_slashes = True
     manager.path_with_escaped_slashes_action = HttpConnectionManager.UNESCAPE_AND_REDIRECT
     manager.forward_client_cert_details = HttpConnectionManager.SANITIZE_SET
     manager.set_current_client_cert_details.uri = True
-    manager.route_config.CopyFrom(_everything_to(spec.name))
+    manager.rds.route_config_name = inbound_routes(spec, sorts).name
+    manager.rds.config_source.CopyFrom(ADS)
     return [_filter(_HTTP, manager)]
-
-
-def _everything_to(cluster: str) -> RouteConfiguration:
-    route = Route(name="default")
-    route.match.prefix = "/"
-    route.route.cluster = cluster
-    route.route.timeout.FromSeconds(0)
-    return RouteConfiguration(name=cluster, virtual_hosts=[VirtualHost(name=cluster, domains=["*"], routes=[route])])
 
 
 def _manager(prefix: str, filters: Iterable[HttpFilter], reports: Reports) -> HttpConnectionManager:

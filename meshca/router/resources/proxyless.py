@@ -24,7 +24,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 
 from meshca.router.mesh.endpoints import Instance, ip
 from meshca.router.mesh.table import ClusterKey
-from meshca.router.resources import callee, proxyless_clusters
+from meshca.router.resources import proxyless_clusters
 from meshca.router.resources.clusters import ADS, address
 from meshca.router.resources.listeners import http_filter
 from meshca.router.resources.outbound import Host, Look, Offer, Outbounds
@@ -33,6 +33,7 @@ from meshca.router.resources.proxyless_routes import destinations, routes
 from meshca.router.resources.routes import FAULT_FILTER
 from meshca.router.resources.view import View
 from meshca.router.resources.world import World
+from meshca.router.security.rbac import proxyless_filters
 from sds.xds.resource import Resource
 from sds.xds.wire import pack
 
@@ -150,7 +151,7 @@ def _servers(world: World, proxy: Proxy) -> Iterator[tuple[str, Resource]]:
 
 
 def _inbound(world: World, name: str, callees: Sequence[Instance], place: tuple[str, int]) -> Listener:
-    manager = _manager(name, callee.http_filters(callees, world.rules.proxyless_rbac))
+    manager = _manager(name, proxyless_filters(world.rules.sorts(callees), world.own))
     manager.route_config.CopyFrom(_anything(name))
     chain = FilterChain(transport_socket=proxyless_clusters.from_anybody())
     chain.filters.add(name=_MANAGER).typed_config.Pack(manager, deterministic=True)

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from meshca.router.mesh.endpoints import Instance
-from meshca.router.resources import callee, listeners, transparent
+from meshca.router.mesh.objects import Origin
+from meshca.router.resources import listeners, transparent
 from meshca.router.resources.homes import home
 from meshca.router.resources.inbound import inbound_of
-from meshca.router.resources.listeners import OUTBOUND, Guards, Inbound
+from meshca.router.resources.listeners import OUTBOUND, Inbound, Sorts
 from meshca.router.resources.outbound import Outbound, Outbounds
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.reporting import of_client, of_server
@@ -38,6 +39,7 @@ def view(world: World, proxy: Proxy, outbounds: Outbounds | None = None) -> View
     out = (outbounds or Outbounds()).of(world, proxy.identity)
     inbound = tuple(inbound_of(world, proxy))
     apps = {spec.name: pack(spec.name, listeners.inbound_cluster(spec)) for spec, _ in inbound}
+    judged = {spec.name: _routes_in(world, spec, callees) for spec, callees in inbound if spec.protocol.is_http}
     tells = _heard(world, proxy, world.rules.tells(home(world, proxy)))
     answers = [_heard(world, proxy, world.rules.tells(callees[0])) for _, callees in inbound]
     spans = _collectors(world, out, (tells, *answers))
@@ -54,8 +56,14 @@ def view(world: World, proxy: Proxy, outbounds: Outbounds | None = None) -> View
         clusters=out.clusters | apps | {cluster.name: cluster for cluster, _ in spans} | beyond,
         endpoints=out.endpoints | {each.name: each for _, each in spans if each} if spans else out.endpoints,
         listeners={name: way.resource for name, way in ways.items()},
-        routes={OUTBOUND: out.config_with(transparent.unclaimed()) if passes else out.config},
-        needs={name: way.needs for name, way in ways.items()},
+        routes={
+            OUTBOUND: out.config_with(transparent.unclaimed()) if passes else out.config,
+            **{each.name: each for each in judged.values()},
+        },
+        needs={
+            **{name: way.needs for name, way in ways.items()},
+            **{each.name: frozenset({app}) for app, each in judged.items()},
+        },
     )
 
 
@@ -79,13 +87,19 @@ def _heard(world: World, proxy: Proxy, told: Telling) -> Telling:
 
 
 def _way(world: World, proxy: Proxy, spec: Inbound, callees: Sequence[Instance], answers: Telling) -> Way:
-    def guards(plaintext: bool) -> Guards:  # noqa: FBT001 - the two kinds of chain
-        rules = world.rules
-        return Guards(
-            http=callee.http_filters(callees, lambda each: rules.http_rbac(each, plaintext)),
-            tcp=callee.network_filters(callees, lambda each: rules.tcp_rbac(each, plaintext)),
-        )
-
+    sorts = world.rules.sorts(callees)
     reports = of_server(answers, proxy.identity, proxy.log_path)
-    listener = listeners.inbound(spec, world.own, guards(False), guards(True), reports)
-    return Way(listener=listener, needs=frozenset({spec.name}) | answers.needs, origins=answers.origins)
+    listener = listeners.inbound(spec, world.own, sorts, reports)
+    origins = answers.origins if spec.protocol.is_http else (*answers.origins, *_origins(sorts))
+    return Way(listener=listener, needs=frozenset({spec.name}) | answers.needs, origins=origins)
+
+
+def _routes_in(world: World, spec: Inbound, callees: Sequence[Instance]) -> Resource:
+    """The route configuration of an HTTP port, which has its policies."""
+    sorts = world.rules.sorts(callees)
+    made = listeners.inbound_routes(spec, sorts)
+    return pack(made.name, made, _origins(sorts))
+
+
+def _origins(sorts: Sorts) -> tuple[Origin, ...]:
+    return tuple(dict.fromkeys(policy.origin for policies in sorts for policy in policies))

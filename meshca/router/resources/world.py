@@ -9,11 +9,9 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
-from envoy.config.listener.v3.listener_components_pb2 import Filter
-from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 
 from meshca.router.mesh.endpoints import Instance
-from meshca.router.mesh.objects import MTLSMode, Origin
+from meshca.router.mesh.objects import AuthorizationPolicy, MTLSMode, Origin
 from meshca.router.mesh.table import ClusterKey, Service, Table
 from meshca.router.resources import clusters, proxyless_clusters
 from meshca.router.resources.telemetry import Telling
@@ -30,17 +28,19 @@ class Rules:
     """What policies say, as far as a view needs to know it."""
 
     may_call: Callable[[SpiffeID, Instance], bool] = lambda _caller, _callee: True
-    http_rbac: Callable[[Instance, bool], tuple[HttpFilter, ...]] = lambda _callee, _plaintext: ()
-    """Of a callee, for connections with TLS or (true) without."""
-    tcp_rbac: Callable[[Instance, bool], tuple[Filter, ...]] = lambda _callee, _plaintext: ()
-    proxyless_rbac: Callable[[Instance], tuple[HttpFilter, ...]] = lambda _callee: ()
-    """Of a callee that is a gRPC server."""
+    policies: Callable[[Instance], tuple[AuthorizationPolicy, ...]] = lambda _callee: ()
+    """Those that hold for a callee."""
     mode: Callable[[Instance, int], MTLSMode] = lambda _callee, _port: MTLSMode.STRICT
     tells: Callable[[Instance], Telling] = lambda _workload: _SILENT
     loose: tuple[Instance, ...] = ()
     """Workloads that are in no service."""
     basis: object = None
     """What they were made of, if they are the same for as long as this is equal."""
+
+    def sorts(self, callees: Iterable[Instance]) -> list[tuple[AuthorizationPolicy, ...]]:
+        """The policies of one listener for several places: nobody knows which is called, so what those of any sort refuse is refused."""
+        distinct = {(each.namespace, frozenset(each.labels.items())): each for each in callees}
+        return [self.policies(each) for each in distinct.values()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,9 +22,6 @@ from meshca.router.security.policy import (
     ROOT_NAMESPACE,
     Policies,
     applies,
-    http_filters,
-    network_filters,
-    proxyless_filters,
     too_long,
 )
 from meshca.router.security.scope import may_call
@@ -97,9 +94,7 @@ def world_of(state: State, own: TrustDomain) -> World:
 
     rules = Rules(
         may_call=lambda caller, callee: may_call(of(callee), caller, own),
-        http_rbac=lambda callee, plaintext: http_filters(of(callee), plaintext=plaintext),
-        tcp_rbac=lambda callee, plaintext: network_filters(of(callee), plaintext=plaintext),
-        proxyless_rbac=lambda callee: proxyless_filters(of(callee), own),
+        policies=of,
         mode=lambda callee, port: mode(peering, callee, port),
         tells=lambda workload: telling(reporting, workload.namespace, workload.labels),
         loose=outside,

@@ -10,6 +10,8 @@ from meshca.router.mesh.endpoints import Instance
 from meshca.router.mesh.objects import MTLSMode, PeerAuthentication
 from meshca.router.security.policy import applies
 
+_STRICTEST = (MTLSMode.STRICT, MTLSMode.PERMISSIVE, MTLSMode.DISABLE)
+
 
 def mode(policies: Iterable[PeerAuthentication], callee: Instance, port: int) -> MTLSMode:
     """What this callee takes on this port of it."""
@@ -18,6 +20,11 @@ def mode(policies: Iterable[PeerAuthentication], callee: Instance, port: int) ->
         if policy.selector and port in policy.port_modes:
             return policy.port_modes[port]
     return next((policy.mode for policy in ordered if policy.mode is not None), MTLSMode.STRICT)
+
+
+def strictest(modes: Iterable[MTLSMode]) -> MTLSMode:
+    """Of those of several places that one listener stands for, the one that lets in least: nobody knows which is called."""
+    return min(modes, key=_STRICTEST.index)
 
 
 def _applicable(policies: Iterable[PeerAuthentication], callee: Instance) -> Sequence[PeerAuthentication]:

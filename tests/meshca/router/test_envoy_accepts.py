@@ -183,12 +183,12 @@ def static(made: View) -> dict[str, Any]:
     for resource in made.listeners.values():
         AnyMessage.FromString(resource.body).Unpack(bootstrap.static_resources.listeners.add())
     document: dict[str, Any] = MessageToDict(bootstrap)
-    routes = RouteConfiguration()
-    AnyMessage.FromString(made.routes["outbound"].body).Unpack(routes)
     listeners = document["staticResources"]["listeners"]
     for chain in [chain for listener in listeners for chain in listener["filterChains"] if "filters" in chain]:
         manager = chain["filters"][0]["typedConfig"]
-        if manager.pop("rds", None):
+        if asked := manager.pop("rds", None):
+            routes = RouteConfiguration()
+            AnyMessage.FromString(made.routes[asked["routeConfigName"]].body).Unpack(routes)
             manager["routeConfig"] = MessageToDict(routes)
     sds = Cluster(name="meshca", type=Cluster.STATIC)
     document["staticResources"]["clusters"].append(MessageToDict(sds))

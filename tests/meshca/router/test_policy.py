@@ -16,11 +16,9 @@ from meshca.router.security.policy import (
     Policies,
     applicable,
     dropped_on_tcp,
-    http_filters,
-    network_filters,
-    proxyless_filters,
     too_long,
 )
+from meshca.router.security.rbac import HTTP_FILTER, http_filters, http_rules, network_filters, proxyless_filters
 from spiffe.id import TrustDomain
 from tests.support.policies import OURS, allow, deny, rule
 
@@ -30,7 +28,19 @@ WEB = "example.org/ns/shop/sa/web"
 def settings(filters: Sequence[Message]) -> list[tuple[str, dict[str, Any]]]:
     """The name of each filter and what it is set to, without its type."""
     found = [MessageToDict(each, preserving_proto_field_name=True) for each in filters]
-    return [(each["name"], {k: v for k, v in each["typed_config"].items() if k != "@type"}) for each in found]
+    return [(each["name"], untyped(each["typed_config"])) for each in found]
+
+
+def overrides(policies: Sequence[AuthorizationPolicy]) -> list[tuple[str, dict[str, Any]]]:
+    """The name of each filter and what the route says to it."""
+    found = {
+        name: MessageToDict(each, preserving_proto_field_name=True) for name, each in http_rules((policies,)).items()
+    }
+    return [(name, untyped(each).get("rbac", {})) for name, each in found.items()]
+
+
+def untyped(packed: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in packed.items() if key != "@type"}
 
 
 @pytest.mark.parametrize(
@@ -72,14 +82,12 @@ def test_the_filters_are_as_istio_writes_them():
         deny(name="nobody"),
         allow(rule(Source(principals=("*",)), Operation(paths=("/a*",))), name="trial", dry_run=True),
     )
-    guard, *deciding = settings(http_filters(policies))
-    assert guard[0] == "envoy.filters.http.rbac.identity"
     anything = [{"any": True}]
     not_jobs = {"safe_regex": {"regex": r"spiffe://[!-.0-~]+/ns/jobs/\C+"}}
     web = {"or_ids": {"ids": [{"authenticated": {"principal_name": {"exact": f"spiffe://{WEB}"}}}]}}
     port = {"or_rules": {"rules": [{"destination_port": 80}]}}
     put = {"or_rules": {"rules": [{"header": {"name": ":method", "string_match": {"exact": "PUT"}}}]}}
-    assert deciding == [
+    assert overrides(policies) == [
         (
             "envoy.filters.http.rbac.deny",
             {
@@ -150,21 +158,34 @@ def all_ids(*ids: dict[str, Any]) -> dict[str, Any]:
 def test_rules_that_are_empty_are_not_rules_that_are_missing(
     policies: Sequence[AuthorizationPolicy], expected: list[dict[str, Any]]
 ):
-    assert [setting for _, setting in settings(http_filters(policies, plaintext=True))] == expected
-    assert [setting for _, setting in settings(network_filters(policies, plaintext=True))] == [
+    assert [setting for _, setting in overrides(policies) if setting] == expected
+    assert [setting for _, setting in settings(network_filters((policies,), plaintext=True))] == [
         {**setting, "stat_prefix": "tcp."} for setting in expected
     ]
-    assert [setting for _, setting in settings(proxyless_filters(policies, OURS))[1:]] == expected
+    assert [setting for _, setting in settings(proxyless_filters((policies,), OURS))[1:]] == expected
+
+
+def test_the_filters_of_http_are_the_same_whatever_the_policies_say():
+    """Else a change would be one of the listener, and would not hold on connections that are open."""
+    guard, *deciding = settings(http_filters(2))
+    assert guard[0] == "envoy.filters.http.rbac.identity"
+    assert [name for name, _ in deciding] == list(http_rules(((), (allow(),))))
+    assert [setting["rules"] for _, setting in deciding] == [{}] * 4
+    assert settings(http_filters(2, plaintext=True)) == deciding
 
 
 def test_no_two_filters_for_grpc_have_one_name():
-    made = [name for name, _ in settings(proxyless_filters((allow(), deny(name="q")), OURS))]
-    assert made == [f"envoy.filters.http.rbac.{name}" for name in ("identity", "deny", "allow")]
+    made = [name for name, _ in settings(proxyless_filters(((allow(), deny(name="q")), (allow(),)), OURS))]
+    assert made == [f"envoy.filters.http.rbac.{name}" for name in ("identity", "deny", "allow", "allow.1")]
 
 
 def test_the_bytes_are_the_same_whatever_the_order_of_the_policies():
     policies = [allow(rule(Source(namespaces=("a",))), name=f"p{number}") for number in range(20)]
-    once, again = (network_filters(order)[1].SerializeToString() for order in (policies, policies[::-1]))
+    once, again = (network_filters((order,))[1].SerializeToString() for order in (policies, policies[::-1]))
+    assert once == again
+    once, again = (
+        http_rules((order,))[f"{HTTP_FILTER}.allow"].SerializeToString() for order in (policies, policies[::-1])
+    )
     assert once == again
 
 

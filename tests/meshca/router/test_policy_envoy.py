@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtensionOID
 
 from meshca.router.mesh.objects import AuthorizationPolicy, Operation, PolicyRule, Source
-from meshca.router.security.policy import http_filters, network_filters, proxyless_filters
+from meshca.router.security.rbac import http_filters, http_rules, network_filters, proxyless_filters
 from tests.support.pki import CA, Issued
 from tests.support.policies import OURS, allow, deny, rule
 from tests.support.rbac_envoy import Judge, running_judge
@@ -169,6 +169,11 @@ TCP: dict[str, Policies] = {
     "tcp-deny-port-and-path": (deny(operations(ports=(5432,), paths=("/a",))),),
     "tcp-dry": (deny(sources(namespaces=("shop",)), dry_run=True),),
 }
+PLACES: dict[str, tuple[Policies, ...]] = {
+    "places": ((allow(sources(namespaces=("shop",))),), (), (deny(sources(principals=("*/sa/web2",))),)),
+    "places-closed": ((allow(rule()),), ()),
+}
+"""Of several sorts of callees behind one listener."""
 PLAINTEXT: Policies = (
     allow(rule(Source(principals=("*",)))),
     allow(rule(Source(not_principals=("*",)), Operation(paths=("/open",))), name="q"),
@@ -187,12 +192,20 @@ def known(cas: list[CA]) -> dict[str, Issued]:
 
 @pytest.fixture(scope="module")
 def judge(cas: list[CA], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
-    http = {name: http_filters(policies) for name, policies in {**HTTP, **LONG, **SHADOW, **GUARDED}.items()}
-    proxyless = {name: proxyless_filters(policies, OURS) for name, policies in PROXYLESS.items()}
-    tcp = {name: network_filters(policies) for name, policies in TCP.items()}
-    plaintext = http_filters(PLAINTEXT, plaintext=True)
+    sorts = {
+        **{name: (policies,) for name, policies in {**HTTP, **LONG, **SHADOW, **GUARDED}.items()},
+        **PLACES,
+        "plaintext": (PLAINTEXT,),
+    }
+    http = {name: http_filters(len(each), plaintext=name == "plaintext") for name, each in sorts.items()}
+    plaintext = http.pop("plaintext")
+    rules = {name: http_rules(each) for name, each in sorts.items() if name != "places-closed"}
+    proxyless = {name: proxyless_filters((policies,), OURS) for name, policies in PROXYLESS.items()}
+    tcp = {name: network_filters((policies,)) for name, policies in TCP.items()}
     directory = tmp_path_factory.mktemp("judge")
-    with running_judge(directory, cas, http={**http, **proxyless}, tcp=tcp, plaintext=plaintext) as running:
+    with running_judge(
+        directory, cas, http={**http, **proxyless}, rules=rules, tcp=tcp, plaintext=plaintext
+    ) as running:
         yield running
 
 
@@ -236,6 +249,15 @@ OUR_PEERS = ("web", "web2", "batch", "api", "deep", "partner")
 def test_callers_pass_by_their_identity(judge: Judge, known: dict[str, Issued], case: str, passing: tuple[str, ...]):
     got = {name: judge.http(case, known[name]) for name in OUR_PEERS}
     assert got == {name: 200 if name in passing else 403 for name in OUR_PEERS}
+
+
+def test_all_sorts_of_callees_must_let_a_caller_in(judge: Judge, known: dict[str, Issued]):
+    got = {name: judge.http("places", known[name]) for name in OUR_PEERS}
+    assert got == {name: 200 if name in {"web", "partner"} else 403 for name in OUR_PEERS}
+
+
+def test_filters_to_which_the_route_says_nothing_let_nobody_in(judge: Judge, known: dict[str, Issued]):
+    assert {judge.http("places-closed", known[name]) for name in OUR_PEERS} == {403}
 
 
 @pytest.mark.parametrize(

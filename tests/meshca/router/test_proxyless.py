@@ -31,9 +31,9 @@ from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.proxyless import Proxyless
 from meshca.router.resources.view import View
 from meshca.router.resources.world import Rules, World
-from meshca.router.security.policy import proxyless_filters
 from sds.xds.resource import Node, Resource
 from spiffe.id import SpiffeID
+from tests.support.policies import allow
 from tests.support.routing import (
     OURS,
     account,
@@ -251,7 +251,7 @@ def test_a_server_has_a_listener_for_each_address_that_it_may_listen_on_with_mut
     made = seen(
         service("api", V1, endpoint("fd00::1"), V2),
         by=API,
-        proxyless_rbac=lambda callee: proxyless_filters((), OURS) if callee.address == "10.0.0.1" else (),
+        policies=lambda callee: (allow(),) if callee.address == "10.0.0.1" else (),
     )
     prefix = "meshca/grpc-server/"
     servers = {name.removeprefix(prefix): name for name in made.listeners if name.startswith(prefix)}
@@ -267,6 +267,7 @@ def test_a_server_has_a_listener_for_each_address_that_it_may_listen_on_with_mut
     manager = manager_of(made, name)
     assert [each.name for each in manager.http_filters] == [
         "envoy.filters.http.rbac.identity",
+        "envoy.filters.http.rbac.allow",
         "envoy.filters.http.router",
     ]
     (route,) = manager.route_config.virtual_hosts[0].routes

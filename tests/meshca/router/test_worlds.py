@@ -1,5 +1,6 @@
 import pytest
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
@@ -11,7 +12,7 @@ from meshca.router.parsing.kinds import Parser
 from meshca.router.resources.outbound import Outbounds
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.proxyless import Proxyless
-from meshca.router.resources.view import view
+from meshca.router.resources.view import View, view
 from meshca.router.resources.world import visible
 from meshca.router.resources.worlds import understood, world_of
 from tests.support.routing import OURS, account
@@ -83,39 +84,62 @@ spec: {selector: {matchLabels: {version: v1}}, mtls: {mode: PERMISSIVE}}
 """
 
 
-def way_in(address: str, *, is_grpc: bool = False) -> Listener:
-    """How the workload is called whose proxy says that it is at this address, or does not say."""
+def way_in(address: str, *, is_grpc: bool = False) -> tuple[Listener, list[set[str]]]:
+    """How the workload is called whose proxy says that it is at this address, or does not say, and whose friends each policy is about."""
     world = world_of(following(State(), Parser(OURS).parse({"mesh.yaml": TWO + GUARDS + LAX})), OURS)
     proxy = Proxy(identity=account("api", "shop"), address=address, app_ports={8443: 8080}, is_grpc=is_grpc)
     made = Proxyless(Outbounds()).view(world, proxy) if is_grpc else view(world, proxy)
+    listener, manager, routes = Listener(), HttpConnectionManager(), RouteConfiguration()
     name = "meshca/grpc-server/0.0.0.0:8443" if is_grpc else f"inbound|8443||{address or '0.0.0.0'}"
-    listener = Listener()
     assert Any.FromString(made.listeners[name].body).Unpack(listener)
-    return listener
-
-
-def filters_of(listener: Listener) -> list[tuple[str, set[str]]]:
-    """The names of the filters of its first chain, and whose friends each of them is about."""
-    manager = HttpConnectionManager()
     assert listener.filter_chains[0].filters[0].typed_config.Unpack(manager)
-    return [
-        (each.name, {version for version in ("v1", "v2") if f"friend-of-{version}".encode() in each.typed_config.value})
-        for each in manager.http_filters
+    *guards, _ = manager.http_filters
+    assert len({each.name for each in guards}) == len(guards)
+    said = {each.name: each.typed_config for each in guards}
+    if not is_grpc:
+        assert Any.FromString(made.routes[manager.rds.route_config_name].body).Unpack(routes)
+        said |= routes.typed_per_filter_config
+    about = [
+        {version for version in ("v1", "v2") if f"friend-of-{version}".encode() in said[each.name].value}
+        for each in guards
     ]
+    return listener, [each for each in about if each]
 
 
 @pytest.mark.parametrize("is_grpc", [False, True])
 def test_where_a_proxy_does_not_say_which_place_it_is_the_policies_of_all_of_them_hold(is_grpc: bool):
-    names, versions = zip(*filters_of(way_in("", is_grpc=is_grpc)), strict=True)
-    assert versions == (set(), {"v1"}, {"v2"}, set())
-    assert len(set(names)) == len(names)
-    assert len(way_in("", is_grpc=is_grpc).filter_chains) == 1  # nor is plaintext taken, since not all of them take it
+    listener, versions = way_in("", is_grpc=is_grpc)
+    assert versions == [{"v1"}, {"v2"}]
+    assert len(listener.filter_chains) == 1  # nor is plaintext taken, since not all of them take it
 
 
 @pytest.mark.parametrize(("address", "version", "chains"), [("10.0.0.1", "v1", 2), ("10.0.0.2", "v2", 1)])
 def test_where_it_says_which_only_that_ones_hold(address: str, version: str, chains: int):
-    assert [about for _, about in filters_of(way_in(address))] == [set(), {version}, set()]
-    assert len(way_in(address).filter_chains) == chains
+    listener, versions = way_in(address)
+    assert versions == [{version}]
+    assert len(listener.filter_chains) == chains
+
+
+def test_a_change_of_policies_changes_the_routes_of_http_and_no_listener_unless_there_are_more_sorts_of_callees():
+    """A listener that changes lets open connections go on as they were."""
+
+    def seen(text: str) -> View:
+        world = world_of(following(State(), Parser(OURS).parse({"mesh.yaml": text})), OURS)
+        return view(world, Proxy(identity=account("api", "shop"), app_ports={8443: 8080}))
+
+    def names(made: View) -> list[str]:
+        return [name for name in made.routes if name.startswith("inbound")]
+
+    before, after = seen(TWO), seen(TWO + GUARDS)
+    (name,) = names(before)
+    assert names(after) == [name]
+    assert before.listeners == after.listeners
+    assert before.routes[name] != after.routes[name]
+    assert [each.name for each in after.routes[name].proof] == ["of-v1", "of-v2"]
+    assert after.needs[name] == {"inbound|8443||"}
+    alike = seen(TWO.replace("version: v2", "version: v1"))
+    assert names(alike) != [name]
+    assert alike.listeners != before.listeners
 
 
 @pytest.mark.parametrize("written", ["kind: AuthorizationPolicies", "kind: AuthorisationPolicy", "# no kind"])
