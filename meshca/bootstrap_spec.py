@@ -7,7 +7,7 @@ Rules:
 - What Envoy would refuse later, or accept and do wrongly, is refused here with the value.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -15,6 +15,7 @@ from meshca.errors import InvalidInput
 from meshca.model import ROUTER_PATH
 from spiffe.id import SCHEME, SpiffeID, TrustDomain
 
+_LOOPBACK = "127.0.0.1"
 _MAX_PORT = 65535
 _MAX_SOCKET_BYTES = 107  # sockaddr_un, without the final NUL
 
@@ -133,6 +134,22 @@ class RouterLink:
             _check_port(port, lowest=1)
             _check_port(app_port, lowest=1)
 
+    def own_ports(self) -> Iterator[tuple[str, int]]:
+        """The ports that Envoy takes on 127.0.0.1 for what comes from the router, each with its name."""
+        yield "the outbound port", self.outbound_port
+        if self.transparent:
+            yield "the inbound port", self.transparent.inbound_port
+        for port, app_port in self.app_ports.items():
+            is_redirected = self.transparent is not None and port == app_port  # then Envoy does not listen there itself
+            if self.address in {"", _LOOPBACK} and not is_redirected:
+                yield f"the endpoint's port {port}", port
+
+    def other_ports(self) -> Iterator[tuple[str, int]]:
+        """The ports on 127.0.0.1 that are somebody else's."""
+        yield from ((f"the application behind port {port}", app_port) for port, app_port in self.app_ports.items())
+        if self.host == _LOOPBACK:
+            yield "the routing server", self.port
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootstrapSpec:
@@ -157,10 +174,21 @@ class BootstrapSpec:
             raise InvalidInput(
                 f"SDS socket {self.sds_socket!r} is not an absolute path of at most {_MAX_SOCKET_BYTES} bytes"
             )
-        listeners: list[Inbound | Outbound] = [*self.inbound, *self.outbound]
         _check_port(self.admin_port)
-        _check_unique("port", [p for p in [self.admin_port, *(each.port for each in listeners)] if p])
-        _check_unique("listener name", [each.label for each in listeners])
+        _check_unique("listener name", [each.label for each in self._listeners()])
+        _check_ports(self._own_ports(), self._other_ports())
+
+    def _listeners(self) -> list[Inbound | Outbound]:
+        return [*self.inbound, *self.outbound]
+
+    def _own_ports(self) -> Iterator[tuple[str, int]]:
+        yield "the admin port", self.admin_port
+        yield from ((each.label, each.port) for each in self._listeners())
+        yield from self.router.own_ports() if self.router else ()
+
+    def _other_ports(self) -> Iterator[tuple[str, int]]:
+        yield from ((f"the application behind {each.label}", each.app_port) for each in self.inbound if each.app_port)
+        yield from self.router.other_ports() if self.router else ()
 
 
 def _check_context(peers: Sequence[SpiffeID], validation: str) -> None:
@@ -182,6 +210,18 @@ def _check_port(port: int, lowest: int = 0) -> None:
     """Raise InvalidInput unless it is a port; for a listener 0 lets the kernel choose."""
     if not lowest <= port <= _MAX_PORT:
         raise InvalidInput(f"port {port} is not between {lowest} and {_MAX_PORT}")
+
+
+def _check_ports(own: Iterable[tuple[str, int]], others: Iterable[tuple[str, int]]) -> None:
+    """Raise InvalidInput when Envoy could not have a port of its own because it, or somebody else, has that already."""
+    taken: dict[int, str] = {}
+    for name, port in own:
+        if port and port in taken:
+            raise InvalidInput(f"port {port} is used twice, for {taken[port]} and for {name}: give one of them another")
+        taken[port] = name
+    for name, port in others:
+        if port in taken:
+            raise InvalidInput(f"port {port} is used twice, for {taken[port]} and for {name}: give one of them another")
 
 
 def _check_unique(what: str, values: Sequence[object]) -> None:

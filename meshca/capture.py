@@ -53,6 +53,10 @@ class Capture:
         for port in (self.outbound_port, self.inbound_port, *inner, *self.exclude_ports):
             if not 1 <= port <= _MAX_PORT:
                 raise InvalidInput(f"port {port} is not between 1 and {_MAX_PORT}")
+        if self.outbound_port == self.inbound_port:
+            raise InvalidInput(
+                f"port {self.inbound_port} can not be Envoy's inbound and its outbound port: give one another"
+            )
         if taken := self.apps.keys() & {self.outbound_port, self.inbound_port, *self.apps.values()}:
             raise InvalidInput(f"port {min(taken)} is Envoy's: it can not be the application's too")
         _networks(self.exclude_cidrs)

@@ -70,6 +70,8 @@ def capture(
     leave the host, except those of Envoy's user, to link-local addresses, to DNS and to the router's port 15010; from outside only those
     to the ports of --app.
     """
+    if apply and remove:
+        raise InvalidInput("--apply and --remove contradict each other: leave one out (--apply replaces what is there)")
     if remove:
         _nft(REMOVAL)
         return
@@ -77,7 +79,7 @@ def capture(
         envoy_uid=_uid(envoy_uid),
         outbound_port=outbound_port,
         inbound_port=inbound_port,
-        apps=dict(_app(each) for each in app_ports or []),
+        apps=_apps(app_ports or []),
         exclude_uids=frozenset(map(_uid, exclude_uid or [])),
         exclude_ports=frozenset(exclude_port or []),
         exclude_cidrs=tuple(exclude_cidr or []),
@@ -98,6 +100,18 @@ def _uid(written: str) -> int:
         return pwd.getpwnam(written).pw_uid
     except KeyError as error:
         raise InvalidInput(f"there is no user {written!r} here") from error
+
+
+def _apps(written: list[str]) -> dict[int, int | None]:
+    found: dict[int, int | None] = {}
+    for each in written:
+        app_port, port = _app(each)
+        if app_port in found:
+            raise InvalidInput(
+                f"--app {each}: calls to {app_port} are taken already; give each of the application's ports once"
+            )
+        found[app_port] = port
+    return found
 
 
 def _app(written: str) -> tuple[int, int | None]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from meshca.bootstrap import BootstrapSpec, Inbound, Outbound, RouterLink, Transparent, envoy_bootstrap
-from meshca.cli.options import Format, WorkloadSocket, workload_endpoint
+from meshca.cli.options import Format, WorkloadSocket, given_address, refuse_idle, workload_endpoint
 from meshca.cli.output import as_yaml
 from meshca.errors import InvalidInput
 from meshca.model import ROUTER_PATH
@@ -50,6 +50,14 @@ BundleName = Annotated[
     str, typer.Option(help="SDS name of the bundle that judges peers: ROOTCA, or spiffe://trust-domain.")
 ]
 
+_MAX_PORT = 65535
+_NEEDED = {
+    ("router",): ("trust_domain", "address", "outbound_port", "app", "access_log", "transparent"),
+    ("transparent",): ("inbound_port", "ipv4_only", "pass_unknown"),
+    ("inbound",): ("allow",),
+    ("inbound", "outbound"): ("svid", "validation"),
+}
+
 
 @app.callback()
 def envoy() -> None:
@@ -58,6 +66,7 @@ def envoy() -> None:
 
 @app.command()
 def bootstrap(
+    context: typer.Context,
     *,
     inbound: Inbounds = None,
     allow: Allowed = None,
@@ -65,9 +74,17 @@ def bootstrap(
     router: Router = "",
     trust_domain: Annotated[str, typer.Option(help="With --router: whose routing server it must be.")] = "mesh.local",
     address: Annotated[
-        str, typer.Option(help="With --router: which of its workload's endpoints this is.", show_default=False)
-    ] = "",
-    outbound_port: Annotated[int, typer.Option(help="With --router: where the application's calls go in.")] = 15001,
+        str | None,
+        typer.Option(
+            parser=given_address,
+            metavar="IP",
+            help="With --router: which of its workload's endpoints this is.",
+            show_default=False,
+        ),
+    ] = None,
+    outbound_port: Annotated[
+        int, typer.Option(min=1, max=_MAX_PORT, help="With --router: where the application's calls go in.")
+    ] = 15001,
     app: Apps = None,
     access_log: Annotated[
         str,
@@ -82,7 +99,10 @@ def bootstrap(
         ),
     ] = False,
     inbound_port: Annotated[
-        int, typer.Option(help="With --transparent: where redirected calls to the application come in.")
+        int,
+        typer.Option(
+            min=1, max=_MAX_PORT, help="With --transparent: where redirected calls to the application come in."
+        ),
     ] = 15006,
     ipv4_only: Annotated[
         bool,
@@ -111,10 +131,7 @@ def bootstrap(
 
     With --router the rest comes from the routing server, which must be SPIFFE ID spiffe://TRUST_DOMAIN/meshca/router.
     """
-    if (transparent and not router) or ((ipv4_only or pass_unknown) and not transparent):
-        raise InvalidInput("--transparent is for --router, and --ipv4-only and --pass-unknown are for --transparent")
-    if not router and (app or address or access_log):
-        raise InvalidInput("--app, --address and --access-log are for --router")
+    refuse_idle(context, _NEEDED)
     redirected = Transparent(inbound_port=inbound_port, ipv6=not ipv4_only, passes_unknown=pass_unknown)
     peers = tuple(SpiffeID.parse(text) for text in allow or [])
     spec = BootstrapSpec(
@@ -126,7 +143,7 @@ def bootstrap(
         router=_router(
             router,
             trust_domain=trust_domain,
-            address=address,
+            address=address or "",
             outbound_port=outbound_port,
             apps=app or [],
             access_log=access_log,
@@ -158,17 +175,29 @@ def _router(
     transparent: Transparent | None,
 ) -> RouterLink:
     host, _, port = text.rpartition(":")
-    pairs = [(each.partition("="), each) for each in apps]
     return RouterLink(
         host=host.strip("[]"),
         port=_port(port, text, "HOST:PORT, such as 127.0.0.1:15010"),
         identity=SpiffeID(TrustDomain(trust_domain), ROUTER_PATH),
         address=address,
         outbound_port=outbound_port,
-        app_ports={_port(outer, each, _PAIR): _port(inner, each, _PAIR) for (outer, _, inner), each in pairs},
+        app_ports=_app_ports(apps),
         access_log=access_log,
         transparent=transparent,
     )
+
+
+def _app_ports(apps: list[str]) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for each in apps:
+        outer, _, inner = each.partition("=")
+        port = _port(outer, each, _PAIR)
+        if port in found:
+            raise InvalidInput(
+                f"--app {each}: port {port} leads to {found[port]} already; give each endpoint's port once"
+            )
+        found[port] = _port(inner, each, _PAIR)
+    return found
 
 
 def _inbound(text: str, peers: tuple[SpiffeID, ...], svid: str, validation: str) -> Inbound:

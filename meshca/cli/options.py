@@ -1,6 +1,8 @@
 """Options that several commands share. Loads neither grpc nor protobuf."""
 
+import ipaddress
 import re
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +29,37 @@ def given_path(text: str) -> Path:
     if not text:
         raise typer.BadParameter("the path is empty")
     return Path(text)
+
+
+def given_address(text: str) -> str:
+    """An IP address that somebody typed, in its shortest spelling. An empty one is an unset variable, and would stand for all."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is not an IP address: write that of an endpoint, such as 10.0.0.1"
+        ) from error
+
+
+def refuse_idle(context: typer.Context, needed: Mapping[tuple[str, ...], Iterable[str]]) -> None:
+    """Refuse what was given on the command line and does nothing without another option. Raises InvalidInput.
+
+    `needed` maps the names of others, of which one is enough, to the names of those that need it.
+    """
+    for others, names in needed.items():
+        idle = [_flag(name) for name in names if _is_given(context, name)]
+        if idle and not any(context.params[name] for name in others):
+            verb, wanted = "is" if len(idle) == 1 else "are", " or ".join(map(_flag, others))
+            raise InvalidInput(f"{' and '.join(idle)} {verb} for {wanted}: give that, too, or leave it out")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 Output = Annotated[Format, typer.Option("--output", "-o", help="How to print the result.")]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meshca.bootstrap import BootstrapSpec, Inbound, Outbound, envoy_bootstrap
+from meshca.bootstrap import BootstrapSpec, Inbound, Outbound, RouterLink, Transparent, envoy_bootstrap
 from meshca.errors import InvalidInput
 from spiffe.id import SpiffeID
 
@@ -93,13 +93,52 @@ def test_listeners_that_need_no_network_are_on_loopback_only():
         (lambda: _spec(node_id=""), "node id"),
         (lambda: _spec(sds_socket="relative.sock"), "'relative.sock' is not an absolute path"),
         (lambda: _spec(sds_socket="/" + "x" * 107), "at most 107 bytes"),
-        (lambda: _spec(admin_port=8443, inbound=FULL.inbound), "port 8443 is used twice"),
+        (
+            lambda: _spec(admin_port=8443, inbound=FULL.inbound),
+            "8443 is used twice, for the admin port and for inbound-8443",
+        ),
+        (
+            lambda: _spec(admin_port=8080, inbound=FULL.inbound),
+            "admin port and for the application behind inbound-8443",
+        ),
+        (lambda: _routed(outbound_port=9901), "port 9901 is used twice, for the admin port and for the outbound port"),
+        (
+            lambda: _routed(transparent=Transparent(inbound_port=15001)),
+            "for the outbound port and for the inbound port",
+        ),
+        (lambda: _routed(app_ports={15001: 8080}), "for the outbound port and for the endpoint's port 15001"),
+        (lambda: _routed(app_ports={8443: 9901}), "for the admin port and for the application behind port 8443"),
+        (
+            lambda: _routed(app_ports={8443: 8080, 8080: 80}),
+            "the endpoint's port 8080 and for the application behind port 8443",
+        ),
+        (lambda: _routed(app_ports={8443: 8443}), "the endpoint's port 8443 and for the application behind port 8443"),
+        (lambda: _routed(outbound_port=15010), "for the outbound port and for the routing server"),
         (lambda: _spec(inbound=(FULL.inbound[1], _hello(8445))), "listener name hello is used twice"),
     ],
 )
 def test_what_envoy_would_refuse_or_get_wrong_is_refused_with_the_value(build: Any, reason: str):
     with pytest.raises(InvalidInput, match=reason):
         build()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"app_ports": {8443: 8080, 8444: 8080}},
+        {"app_ports": {8443: 8443}, "transparent": Transparent()},
+        {"app_ports": {8443: 8443, 15001: 8080, 9901: 80}, "address": "10.0.0.1"},
+        {"outbound_port": 15010, "host": "10.0.0.9"},
+    ],
+    ids=["one application", "not listened on", "on another address", "on another host"],
+)
+def test_ports_that_do_not_get_in_each_others_way_may_be_alike(changes: dict[str, Any]):
+    assert envoy_bootstrap(_routed(**changes))
+
+
+def _routed(**changes: Any) -> BootstrapSpec:
+    link = {"host": "127.0.0.1", "port": 15010, "identity": SpiffeID.parse("spiffe://mesh.local/meshca/router")}
+    return _spec(router=RouterLink(**{**link, **changes}))
 
 
 def _hello(port: int) -> Inbound:

@@ -37,6 +37,15 @@ def test_all_that_is_excluded_is_in_the_rules(run: Run):
         (("--envoy-uid", "root"), "Envoy needs a user of its own"),
         (("--envoy-uid", "1337", "--app", "x"), "is not written APP_PORT or PORT=APP_PORT"),
         (("--envoy-uid", "1337", "--app", "=80"), "is not written APP_PORT or PORT=APP_PORT"),
+        (
+            ("--envoy-uid", "1337", "--app", "8443=80", "--app", "8444=80"),
+            "--app 8444=80: calls to 80 are taken already",
+        ),
+        (
+            ("--envoy-uid", "1337", "--inbound-port", "15001"),
+            "port 15001 can not be Envoy's inbound and its outbound port",
+        ),
+        (("--envoy-uid", "1337", "--apply", "--remove"), "--apply and --remove contradict each other"),
     ],
 )
 def test_what_can_not_be_meant_is_refused(run: Run, options: tuple[str, ...], reason: str):

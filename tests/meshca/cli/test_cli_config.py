@@ -76,7 +76,14 @@ def test_envoy_bootstrap_prints_what_the_builder_builds(run: Run):
         ("--inbound 8443=web --allow spiffe://mesh.local/web", "'web' is not a port"),
         ("--router 127.0.0.1", "write HOST:PORT, such as"),
         ("--router 127.0.0.1:15010 --app 8443", "'8443': '' is not a port; write PORT=APP_PORT"),
-        ("--inbound 8443=8080 --allow spiffe://mesh.local/web --access-log /x", "are for --router"),
+        ("--inbound 8443=8080 --allow spiffe://mesh.local/web --access-log /x", "--access-log is for --router"),
+        ("--app 1=2 --outbound-port 3", "--outbound-port and --app are for --router: give that, too, or leave it out"),
+        ("--router 127.0.0.1:15010 --inbound-port 15006", "--inbound-port is for --transparent"),
+        ("--router 127.0.0.1:15010 --allow spiffe://mesh.local/web", "--allow is for --inbound"),
+        ("--router 127.0.0.1:15010 --svid x", "--svid is for --inbound or --outbound"),
+        ("--router 127.0.0.1:15010 --address api", "'api' is not an IP address"),
+        ("--router 127.0.0.1:15010 --outbound-port 0", "Invalid value for '--outbound-port'"),
+        ("--router 127.0.0.1:15010 --app 8443=8080 --app 8443=8081", "port 8443 leads to 8080 already"),
         ("--outbound 9001=api:8443", "names no peer"),
         ("--outbound 9001=api@spiffe://mesh.local/api", "'api' is not a port|no upstream host"),
         ("--outbound 9001=api:8443@spiffe://mesh.local/api --socket tcp://127.0.0.1:1", "not an absolute path"),
@@ -85,7 +92,20 @@ def test_envoy_bootstrap_prints_what_the_builder_builds(run: Run):
 def test_a_bootstrap_that_could_not_work_is_refused(run: Run, options: str, reason: str):
     outcome = run("envoy", "bootstrap", *(["--socket", "/s"] if "--socket" not in options else []), *options.split())
     assert outcome.code == Exit.USAGE
-    assert any(each in outcome.err for each in reason.split("|")), outcome.err
+    said = " ".join(outcome.err.replace("\u2502", " ").split())
+    assert any(each in said for each in reason.split("|")), said
+
+
+def test_an_address_that_is_an_unset_variable_does_not_stand_for_all_of_them(run: Run):
+    for command in (("envoy", "bootstrap"), ("grpc", "bootstrap", "--certs", "/svid")):
+        refused = run(*command, "--router", "127.0.0.1:15010", "--address", "")
+        assert (refused.code, "'' is not an IP address" in refused.err) == (Exit.USAGE, True)
+
+
+def test_an_address_is_written_as_the_router_writes_it(run: Run):
+    given = ("envoy", "bootstrap", "--router", "127.0.0.1:15010", "--socket", "/s", "-o", "json")
+    made = run(*given, "--address", "FD00:0::1").json
+    assert made["node"]["metadata"]["meshca.address"] == "fd00::1"
 
 
 def test_a_restore_sees_a_live_server_even_one_that_lets_nobody_in(admin: ScriptedServer, tmp_path: Path):
