@@ -33,6 +33,7 @@ from meshca.model import Selector
 from meshca.notify import Notify
 from meshca.ports import KeyManager
 from meshca.proto import admin_pb2 as pb
+from meshca.router.directory import check_directory
 from meshca.server.admin_socket import Admins, serve_admin
 from meshca.server.app import CAServer, Ports, Surroundings
 from meshca.server.chores import ticking
@@ -55,10 +56,12 @@ logger = logging.getLogger(__name__)
 
 
 def run_up(load: Load, *, abandon_keys: bool = False) -> None:
-    """Run server and agent in one process until SIGTERM or SIGINT; SIGHUP loads the configuration again. Raises CannotStart."""
+    """Run server and agent in one process until SIGTERM or SIGINT; SIGHUP loads the configuration again. Raises MeshcaError."""
     # A SIGHUP that comes before we are ready has nothing to reload, and must not end us.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     config = load()
+    if config.router.config_dir:
+        check_directory(config.router.config_dir)
     harden()
     logs.configure(config.log.format, config.log.level)
     raise_open_files()

@@ -53,11 +53,13 @@ def run(
     from meshca.clock import SystemClock
     from meshca.hardening import harden
     from meshca.router.app import RouterSettings
+    from meshca.router.directory import check_directory
     from meshca.router.program import serve
 
     address, _, port = listen.rpartition(":")
     if not (address and port.isascii() and port.isdigit()):
         raise InvalidInput(f"--listen {listen!r} is not written ADDRESS:PORT, such as 127.0.0.1:15010")
+    check_directory(config_dir)
     harden()
     logs.configure("console", "info")
     settings = RouterSettings(
@@ -184,7 +186,7 @@ def _document(state: "State") -> dict[str, Any]:
 def _problem(problem: "Problem") -> dict[str, Any]:
     return {
         "file": problem.file,
-        "line": problem.line,
+        "line": problem.line or None,
         "object": problem.label,
         "field": problem.field,
         "text": problem.text,

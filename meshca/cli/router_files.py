@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from meshca.cli.exits import Exit, Failure
-from meshca.errors import InvalidInput
 from spiffe.id import TrustDomain
 
 if TYPE_CHECKING:
@@ -31,14 +29,11 @@ StatusSocket = Annotated[
 
 
 def read_state(directory: Path, own: TrustDomain, domain: str) -> "State":
-    """All that the directory says. Raises Failure when it is not there, InvalidInput when it is a file."""
-    from meshca.router.directory import read
+    """All that the directory says. Raises what `check_directory` raises."""
+    from meshca.router.directory import check_directory, read
     from meshca.router.mesh.state import State
     from meshca.router.parsing.kinds import Parser
     from meshca.router.resources.worlds import understood
 
-    if directory.exists() and not directory.is_dir():
-        raise InvalidInput(f"{directory}: is a file: name the directory that it is in")
-    if not directory.is_dir():
-        raise Failure(Exit.NOT_FOUND, f"{directory}: there is no such directory")
+    check_directory(directory)
     return understood(State(), read(directory), Parser(own), domain)

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from meshca.errors import InvalidInput, NotFound
 from meshca.router.mesh.objects import Problem
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -31,8 +32,18 @@ class Files:
     problems: tuple[Problem, ...] = ()
 
 
+def check_directory(directory: Path) -> None:
+    """Find out whether there is a directory to begin with. Raises NotFound, InvalidInput for a file, OSError for one that is not ours."""
+    try:
+        os.scandir(directory).close()
+    except FileNotFoundError as error:
+        raise NotFound(f"{directory}: there is no such directory") from error
+    except NotADirectoryError as error:
+        raise InvalidInput(f"{directory}: is a file: name the directory that it is in") from error
+
+
 async def watch(directory: Path) -> AsyncIterator[Files]:
-    """Yield what is there, at once and after each change, for ever. A directory that is not there is a problem, not an end."""
+    """Yield what is there, at once and after each change, for ever. A directory that is there no more is a problem, not an end."""
     seen: object = None
     while True:
         found, spent = await asyncio.to_thread(_look, directory)
@@ -54,7 +65,7 @@ def read(directory: Path) -> Files:
     try:
         paths = _files(directory)
     except OSError as error:
-        return Files(problems=(_problem(str(directory), error),))
+        return Files(problems=(_problem(str(directory), error, line=0),))
     for path in paths:
         try:
             texts[path.name] = _text(path)
@@ -78,8 +89,9 @@ def _text(path: Path) -> str:
     return content.decode()
 
 
-def _problem(file: str, error: Exception) -> Problem:
-    return Problem(file=file, line=1, label="", field="", text=f"can not be read: {error}")
+def _problem(file: str, error: Exception, line: int = 1) -> Problem:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return Problem(file=file, line=line, label="", field="", text=f"can not be read: {reason}")
 
 
 def _look(directory: Path) -> tuple[object, float]:

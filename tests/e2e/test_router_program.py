@@ -87,6 +87,9 @@ async def test_a_proxy_that_is_bootstrapped_by_the_command_line_routes_by_what_t
                 shown = await meshca("router", "status", "--status-socket", status_socket)
                 assert "PROBLEM: broken.yaml:1" in shown.out
                 assert re.search(r"CDS [0-9a-f]{8} 1/1", shown.out)
+                config.rename(tmp_path / "moved")
+                await until(lambda: told(status_socket, f"{config}: can not be read"))
+                assert await answered(outbound, "api-server", "HTTP/1.1 200 OK hello")
             router.terminate()
             assert await router.wait() == 0
         assert "Traceback" not in (tmp_path / "router.log").read_text()

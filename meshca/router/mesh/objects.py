@@ -36,7 +36,10 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Something that keeps an object, or a part of it, from being used. `label` is empty when not even the object is known."""
+    """Something that keeps an object, or a part of it, from being used. `label` is empty when not even the object is known.
+
+    `line` counts from 1; 0: it is of no line, such as a directory that is not there.
+    """
 
     file: str
     line: int
@@ -45,7 +48,8 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}: " if self.file else ""
+        line = f":{self.line}" if self.line else ""
+        place = f"{self.file}{line}: " if self.file else ""
         return place + ": ".join(part for part in (self.label, self.field, self.text) if part)
 
 

@@ -56,12 +56,20 @@ def test_check_tells_file_line_and_field_of_all_that_is_wrong(run: Run, config: 
     )
     said = json.loads(run("router", "check", str(config), "--output", "json").out)
     assert [each["file"] for each in said["problems"]] == ["more.yaml", "route.yaml"]
-    assert run("router", "check", str(config / "none")).code == Exit.NOT_FOUND
 
 
-def test_check_of_a_file_says_that_it_takes_directories(run: Run, config: Path):
-    found = run("router", "check", str(config / "route.yaml"))
-    assert (found.code, "is a file" in found.err) == (Exit.USAGE, True)
+@pytest.mark.parametrize(
+    "command",
+    [("router", "check"), ("router", "run", "--config-dir"), ("up", "--config-dir")],
+    ids=lambda command: command[0] + command[1],
+)
+def test_a_directory_that_is_not_there_or_a_file_ends_the_command_at_once(
+    run: Run, config: Path, command: tuple[str, ...]
+):
+    found = run(*command, str(config / "none"))
+    assert (found.code, found.err) == (Exit.NOT_FOUND, f"error: {config}/none: there is no such directory\n")
+    found = run(*command, str(config / "route.yaml"))
+    assert (found.code, "is a file: name the directory that it is in" in found.err) == (Exit.USAGE, True)
 
 
 def test_explain_says_where_a_request_goes_and_why(run: Run, config: Path):

@@ -31,7 +31,9 @@ def test_what_can_not_be_read_is_a_problem_of_that_file_only(tmp_path: Path):
 def test_a_directory_that_is_not_there_is_a_problem(tmp_path: Path):
     found = read(tmp_path / "none")
     assert found.texts == {}
-    assert "No such file" in str(found.problems[0])
+    assert [str(problem) for problem in found.problems] == [
+        f"{tmp_path}/none: can not be read: No such file or directory"
+    ]
 
 
 async def test_each_change_is_told_and_nothing_else_is(tmp_path: Path):
