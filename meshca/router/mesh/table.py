@@ -192,7 +192,7 @@ class _Builder:
         host = self._host(rule.host, rule.origin.namespace)
         service = self._services.get(host)
         if service is None:
-            self._report(rule.origin, "spec.host", f"there is no service {host}")
+            self._report(rule.origin, "spec.host", _no_service(host, rule.host))
         elif service.rule:
             self._report(rule.origin, "spec.host", f"{host} has {_at(service.rule.origin)} already")
         else:
@@ -257,7 +257,7 @@ class _Builder:
         host = self._host(destination.host, namespace)
         service = self._services.get(host)
         if service is None:
-            raise LookupError(f"there is no service {host}")
+            raise LookupError(_no_service(host, destination.host))
         key = ClusterKey(host, _port_of(service, destination.port, way), destination.subset)
         if destination.subset:
             self._services[host] = _with_subset(service, destination.subset)
@@ -303,6 +303,12 @@ def _with_subset(service: Service, name: str) -> Service:
             f"no DestinationRule defines subset {name!r} of {service.host}, and no endpoint of it is labelled version: {name}"
         )
     return made
+
+
+def _no_service(host: str, written: str) -> str:
+    """A name without dots is hardly meant to stand for the long one where nobody comes from Kubernetes."""
+    short = f"; a ServiceEntry with `hosts: [{written}]` would do, too" if written != host else ""
+    return f"there is no service {host}{short}"
 
 
 def _no_port(service: Service, number: int) -> str:

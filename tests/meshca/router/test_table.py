@@ -70,7 +70,7 @@ def test_a_subset_that_is_defined_may_be_empty_for_now():
             [API, virtual("api", rule(to("nobody")))],
             (
                 "mesh.yaml:9: VirtualService default/api: spec.http[0].route[0].destination: "
-                "there is no service nobody.default.svc.cluster.local"
+                "there is no service nobody.default.svc.cluster.local; a ServiceEntry with `hosts: [nobody]` would do, too"
             ),
         ),
         (

@@ -122,7 +122,10 @@ def test_spans_are_one_in_a_hundred_unless_said_otherwise_and_none_where_they_ar
 @pytest.mark.parametrize(
     ("said", "text"),
     [
-        ({"collector": "nobody"}, "there is no service nobody.default.svc.cluster.local"),
+        (
+            {"collector": "nobody"},
+            "there is no service nobody.default.svc.cluster.local; a ServiceEntry with `hosts: [nobody]` would do, too",
+        ),
         ({"collector": "otel"}, "otel has ports 4317, 4318: say which by otel:PORT"),
         ({"collector": "otel", "collector_port": 1}, "otel has no port 1, only 4317, 4318"),
         (
