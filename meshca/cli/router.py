@@ -116,7 +116,10 @@ def explain(
     domain: Domain = "cluster.local",
     output: Output = Format.TABLE,
 ) -> None:
-    """Say what becomes of a request by what the directory says: which rule, which endpoints, which policies, and why."""
+    """Say what becomes of a request by what the directory says: which rule, which endpoints, which policies, and why.
+
+    Exit 1 if it goes nowhere, or if anything is wrong with the directory: what is broken takes no part, so the answer may not hold.
+    """
     from meshca.router.explain import explain as explained
     from meshca.router.request import Asked
     from meshca.router.resources.worlds import policies_of, world_of
@@ -132,17 +135,26 @@ def explain(
         port=int(port) if port else None,
         path=slash + rest or "/",
         method=method,
-        headers={name.lower(): value for name, _, value in (each.partition("=") for each in header or [])},
+        headers=dict(map(_header, header or [])),
     )
     own = TrustDomain(trust_domain) if trust_domain else identity.trust_domain
     state = read_state(directory, own, domain)
     found = explained(world_of(state, own), policies_of(state), asked)
-    emit(_explanation(found), output, lambda: _explanation_tables(found))
-    if not found.parts:
+    emit(_explanation(found, state), output, lambda: _explanation_tables(found))
+    for problem in state.problems:
+        remark(f"takes no part: {problem}")
+    if state.problems or not found.parts:
         raise Failure(Exit.FAILED)
 
 
-def _explanation(found: "Explanation") -> dict[str, Any]:
+def _header(written: str) -> tuple[str, str]:
+    name, given, value = written.partition("=")
+    if not (name and given):
+        raise InvalidInput(f"--header {written!r} is not written NAME=VALUE, such as end-user=jason")
+    return name.lower(), value
+
+
+def _explanation(found: "Explanation", state: "State") -> dict[str, Any]:
     return {
         "verdict": found.verdict,
         "steps": list(found.steps),
@@ -158,6 +170,7 @@ def _explanation(found: "Explanation") -> dict[str, Any]:
             }
             for part in found.parts
         ],
+        "problems": [_problem(each) for each in state.problems],
     }
 
 

@@ -84,6 +84,22 @@ def test_explain_says_where_a_request_goes_and_why(run: Run, config: Path):
     ]
 
 
+def test_explain_says_what_is_broken_and_fails_since_its_answer_may_not_hold(run: Run, config: Path):
+    (config / "more.yaml").write_text("kind: [")
+    found = run("router", "explain", str(config), "api/x", *CALLER)
+    assert found.code == Exit.FAILED
+    assert found.out.startswith("goes to outbound|80|v1|api (100 %)\n")
+    assert found.err.startswith("takes no part: more.yaml:2: ")
+    said = run("router", "explain", str(config), "api/x", *CALLER, "-o", "json").json
+    assert [each["file"] for each in said["problems"]] == ["more.yaml"]
+
+
+@pytest.mark.parametrize("header", ["end-user", "=jason", ""])
+def test_explain_refuses_a_header_without_name_or_value(run: Run, config: Path, header: str):
+    found = run("router", "explain", str(config), "api/x", *CALLER, "--header", header)
+    assert (found.code, "is not written NAME=VALUE" in found.err) == (Exit.USAGE, True)
+
+
 @pytest.mark.parametrize(
     ("request_", "code", "text"),
     [
