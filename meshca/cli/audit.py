@@ -9,8 +9,9 @@ import typer
 from rich.table import Table
 
 from meshca.cli.entry_file import timestamp
+from meshca.cli.exits import Exit, Failure
 from meshca.cli.options import AdminSocket, Format, Output
-from meshca.cli.output import document, emit, emit_event, facts, rows
+from meshca.cli.output import document, emit, emit_event, facts, remark, rows
 from meshca.cli.session import ask
 from meshca.cli.values import past
 from meshca.client import AdminClient
@@ -35,7 +36,10 @@ def find(
     socket: AdminSocket = "",
     output: Output = Format.TABLE,
 ) -> None:
-    """Find records, newest first. The table shortens ids; --output json has all of each."""
+    """Find records, newest first. The table shortens ids; --output json has all of each.
+
+    That there are none is an answer, and exit 0; with --serial, which asks for certain ones, it is exit 3.
+    """
     request = pb.FindRequest(
         serial=serial or "",
         spiffe_id=spiffe_id or "",
@@ -44,7 +48,13 @@ def find(
         limit=limit,
     )
     found: pb.AuditRecordList = ask(socket, lambda server: server.audit.Find(request))
-    emit(document(found), output, lambda: _table(found))
+    if found.records or output is not Format.TABLE:
+        emit(document(found), output, lambda: _table(found))
+    if found.records:
+        return
+    if serial:
+        raise Failure(Exit.NOT_FOUND, f"no record of serial number {serial} matches")
+    remark("no record matches")
 
 
 @app.command()

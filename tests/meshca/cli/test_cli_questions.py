@@ -96,6 +96,18 @@ def test_audit_find_tells_names_hashes_and_what_became_of_an_entry(
     assert "[[[[" in run("audit", "find").out
 
 
+def test_audit_find_says_that_nothing_matches_and_fails_where_a_certain_record_was_asked_for(
+    admin: ScriptedServer, run: Run
+):
+    admin.answers["Audit.Find"] = pb.AuditRecordList()
+    found = run("audit", "find", "--kind", "refused")
+    assert (found.code, found.out, found.err) == (Exit.OK, "", "no record matches\n")
+    assert run("audit", "find", "-o", "json").json == {"records": []}
+    found = run("audit", "find", "--serial", "0a", "-o", "json")
+    assert (found.code, found.json) == (Exit.NOT_FOUND, {"records": []})
+    assert found.err == "error: no record of serial number 0a matches\n"
+
+
 def test_audit_verify_finds_tampering(admin: ScriptedServer, run: Run):
     admin.answers["Audit.Verify"] = pb.VerifyAuditResponse(records=12, head="w:12:ff")
     assert run("audit", "verify", "--head", "w:11:ee", "-o", "json").json == {"records": 12, "head": "w:12:ff"}
