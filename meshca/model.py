@@ -320,12 +320,13 @@ class AuditRecord:
     """One link of a writer's hash chain. `hash` covers all other fields and `previous`, the hash of the link before ("" at the start).
 
     `body` is canonical JSON (sorted keys, no blanks). `serial` (hex), `spiffe_id` and `not_after` are lifted out of it for queries only.
+    A `kind` that is not ours is of another program, perhaps of a later version of this one: it is told as it is.
     """
 
     writer: str
     sequence: int
     at: datetime
-    kind: AuditKind
+    kind: AuditKind | str
     body: str
     previous: str
     hash: str

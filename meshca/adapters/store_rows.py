@@ -32,6 +32,7 @@ ReadRow = Mapping[str, Any]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_AUDIT_KINDS: Mapping[str, AuditKind] = {kind.value: kind for kind in AuditKind}
 
 
 def instant_row(instant: datetime) -> int:
@@ -160,7 +161,7 @@ def audit_row(record: AuditRecord) -> Row:
         "writer": record.writer,
         "sequence": record.sequence,
         "at": instant_row(record.at),
-        "kind": record.kind.value,
+        "kind": str(record.kind),
         "body": record.body,
         "previous": record.previous,
         "hash": record.hash,
@@ -176,7 +177,7 @@ def audit_of(row: ReadRow) -> AuditRecord:
         writer=row["writer"],
         sequence=row["sequence"],
         at=_instant(row["at"]),
-        kind=AuditKind(row["kind"]),
+        kind=_AUDIT_KINDS.get(row["kind"], row["kind"]),
         body=row["body"],
         previous=row["previous"],
         hash=row["hash"],

@@ -46,6 +46,13 @@ async def test_links_come_back_equal_in_the_order_of_their_chain(audit: AuditLog
     assert await audit.head("b") == link("b", 1)
 
 
+async def test_a_kind_that_another_program_wrote_comes_back_as_it_is(audit: AuditLog):
+    odd = link("a", 1, kind="moved")
+    await audit.append([odd])
+    assert await audit.read("a", 0, 10) == await audit.find(AuditQuery()) == (odd,)
+    assert await audit.find(AuditQuery(kind=AuditKind.HEAD)) == ()
+
+
 @pytest.mark.parametrize(
     "batch",
     [[link("a", 3), link("a", 2)], [link("a", 3), link("a", 3)], [link("a", 1)]],
