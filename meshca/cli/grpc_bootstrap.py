@@ -17,6 +17,8 @@ from spiffe.id import TrustDomain
 REFRESH = "1s"
 """How often gRPC looks whether the files have changed: a leaf may live for ten seconds only."""
 
+_FILES = ("certificate_file", "private_key_file", "ca_certificate_file")
+
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
@@ -63,6 +65,10 @@ def bootstrap(
     if name == anywhere != host:
         remark(f"gRPC looks for the routing server under {anywhere}: let /etc/hosts or DNS lead that to {host}")
     files = _files(certs.absolute())
+    if missing := [Path(files[each]).name for each in _FILES if not Path(files[each]).exists()]:
+        remark(
+            f"{certs} has no {', '.join(missing)} yet: `meshca svid fetch --watch --write {certs}` makes them and keeps them fresh"
+        )
     node = {"id": node_id or socket.gethostname(), "metadata": {"meshca.address": address} if address else {}}
     typer.echo(json.dumps(_document(f"dns:///{name}:{port}", files, node), indent=2))
 

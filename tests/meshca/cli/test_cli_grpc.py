@@ -11,6 +11,7 @@ def test_a_bootstrap_names_the_router_by_its_certificate_and_files_by_their_whol
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
+    made_by_fetch(tmp_path / "svid")
     found = run("grpc", "bootstrap", "--certs", "svid", "--address", "10.0.0.1", "--node-id", "api-1")
     assert (found.code, found.err) == (Exit.OK, "")
     made = json.loads(found.out)
@@ -27,6 +28,24 @@ def test_a_bootstrap_names_the_router_by_its_certificate_and_files_by_their_whol
     }
     assert made["node"] == {"id": "api-1", "metadata": {"meshca.address": "10.0.0.1"}}
     assert made["server_listener_resource_name_template"] == "meshca/grpc-server/%s"
+
+
+def made_by_fetch(directory: Path) -> None:
+    directory.mkdir()
+    for name in ("svid.0.pem", "svid.0.key", "bundle.0.pem"):
+        (directory / name).touch()
+
+
+def test_files_that_are_not_there_yet_are_told_with_the_command_that_makes_them(run: Run, tmp_path: Path):
+    found = run("grpc", "bootstrap", "--certs", str(tmp_path / "none"))
+    assert found.code == Exit.OK
+    assert found.err == (
+        f"{tmp_path}/none has no svid.0.pem, svid.0.key, bundle.0.pem yet: "
+        f"`meshca svid fetch --watch --write {tmp_path}/none` makes them and keeps them fresh\n"
+    )
+    made_by_fetch(tmp_path / "some")
+    (tmp_path / "some" / "svid.0.key").unlink()
+    assert "has no svid.0.key yet" in run("grpc", "bootstrap", "--certs", str(tmp_path / "some")).err
 
 
 @pytest.mark.parametrize(
