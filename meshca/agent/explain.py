@@ -7,6 +7,7 @@ from meshca.agent.granting import Outlook, denial
 from meshca.agent.workload import Workload
 from meshca.matching import NearMiss
 from meshca.model import Entry, Selector
+from meshca.wording import counted
 from sds.caller import UnixPeer
 
 _MOST_MISSES = 5
@@ -63,14 +64,15 @@ def explain_stranger(
 def _leaves(workload: Workload) -> list[str]:
     return [
         f"{each.svid.spiffe_id}: serial {each.leaf.serial:x} until {each.leaf.not_after:%Y-%m-%d %H:%M:%S}Z, "
-        f"held by {workload.holding.streams_with(each.leaf.serial)} of {workload.streams} streams"
+        f"held by {workload.holding.streams_with(each.leaf.serial)} of {counted(workload.streams, 'stream', 'streams')}"
         for each in workload.credentials.values()
     ]
 
 
 def _setbacks(workload: Workload) -> list[str]:
     return [
-        f"{entry.spiffe_id}: not issued, {setback.failures} times: {setback.text}; again at {setback.retry_at:%H:%M:%S}Z"
+        f"{entry.spiffe_id}: not issued, {counted(setback.failures, 'time', 'times')}: {setback.text}; "
+        f"again at {setback.retry_at:%H:%M:%S}Z"
         for entry in workload.entries
         if (setback := workload.setbacks.get(entry.id)) is not None
     ]

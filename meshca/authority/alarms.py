@@ -5,15 +5,14 @@ from datetime import datetime
 
 from meshca.authority.slots import Rules
 from meshca.model import Holder, Kind, Slots
+from meshca.wording import counted
 
 
 def alarms(slots: Slots, late: Sequence[Holder], lost: frozenset[str], rules: Rules, now: datetime) -> Iterator[str]:
     """All that is wrong. `late`: holders that are behind for too long, longest first. `lost`: authorities whose key is gone."""
     if late:
-        yield (
-            f"{len(late)} holders have not taken the new bundle since {late[0].since:%Y-%m-%dT%H:%M:%SZ}, "
-            f"first of them {late[0].name}"
-        )
+        who, first = counted(len(late), "holder has", "holders have"), "" if len(late) == 1 else "first of them "
+        yield f"{who} not taken the new bundle since {late[0].since:%Y-%m-%dT%H:%M:%SZ}: {first}{late[0].name}"
     for slot in slots.slots:
         if slot.id in lost:
             yield f"the key of {slot.kind} {slot.id} is gone: it is being replaced"

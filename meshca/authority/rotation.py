@@ -40,6 +40,7 @@ from meshca.csr import PublicKey
 from meshca.errors import CannotStart, Refused
 from meshca.model import Activation, AuditKind, KeyType, Kind, Slot, Slots, State
 from meshca.ports import Journal
+from meshca.wording import counted
 from spiffe.id import TrustDomain
 
 logger = logging.getLogger(__name__)
@@ -107,12 +108,10 @@ class Rotation:
         await self.tick()
         behind = len(self._ledger.behind(self.slots.bundle.digest, self._clock.now()))
         if get(self.slots, slot_id).state is not State.PREPARED:
-            return (f"it signs from now on; {behind} holders may not know it" if behind else "it signs from now on",)
-        return (
-            f"it signs as soon as {behind} more holders have the new bundle"
-            if behind
-            else "it signs as soon as that has settled",
-        )
+            who = counted(behind, "holder", "holders")
+            return (f"it signs from now on; {who} may not know it" if behind else "it signs from now on",)
+        who = counted(behind, "more holder has", "more holders have")
+        return (f"it signs as soon as {f'{who} the new bundle' if behind else 'that has settled'}",)
 
     async def taint(self, slot_id: str) -> tuple[str, ...]:
         """Trust an authority no longer: replace it and the leaves below it first, then drop it. Raises NotFound, Refused."""
@@ -190,7 +189,10 @@ class Rotation:
         if self.slots.get(slot_id) is None:
             return ("it is gone",)
         leaves = self._ledger.live_under(slot_id, self._clock.now())
-        return (f"{leaves} leaves below it are replaced first, then it is dropped",)
+        if not leaves:
+            return ("it is dropped as soon as that has settled",)
+        below = counted(leaves, "leaf below it is", "leaves below it are")
+        return (f"{below} replaced first, then it is dropped",)
 
     def _signer(self) -> Slot:
         active = self.slots.active(Kind.INTERMEDIATE)

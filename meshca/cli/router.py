@@ -12,6 +12,7 @@ from meshca.cli.options import Format, Output, WorkloadSocket, workload_endpoint
 from meshca.cli.output import emit, remark, rows
 from meshca.cli.router_files import Domain, StatusSocket, read_state
 from meshca.errors import InvalidInput
+from meshca.wording import counted
 from spiffe.id import SpiffeID, TrustDomain
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def check(
     emit(_document(state), output, lambda: _lines(state))
     if state.problems:
         raise Failure(Exit.FAILED)
-    remark(f"{len(state.good)} objects, all good")
+    remark(f"{counted(len(state.good), 'object', 'objects')}, all good")
 
 
 @app.command()

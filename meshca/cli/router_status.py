@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from meshca.cli.exits import Exit, Failure
 from meshca.cli.output import rows, shown
 from meshca.cli.values import printable
+from meshca.wording import counted
 
 ASK_SECONDS = 5.0
 
@@ -58,7 +59,9 @@ def tables(found: dict[str, Any]) -> list[RenderableType]:
         for each in found["proxies"]
     )
     titles = ["SPIFFE ID", "NODE", "PHASE", "ACKED", "BYTES", "SINCE", "REFUSED"]
-    return [*lines, f"{found['objects']} objects, {len(found['proxies'])} proxies", "", rows(titles, cells)]
+    objects, proxies = found["objects"], len(found["proxies"])
+    known = f"{counted(objects, 'object', 'objects')}, {counted(proxies, 'proxy', 'proxies')}"
+    return [*lines, known, "", rows(titles, cells)]
 
 
 def _phase(proxy: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from meshca.model import Activation, Holder, Kind, Leaf, Leaving, Slot, Slots, State
+from meshca.wording import counted
 
 LeavesUnder = Callable[[str], Sequence[Leaf]]
 
@@ -104,8 +105,3 @@ def _last(leaves: Sequence[Leaf]) -> str:
 
 def _until(at: datetime) -> str:
     return f"until {at:%H:%M:%S}Z"
-
-
-def counted(number: int, one: str, many: str) -> str:
-    """A number and its noun, as a person would say it."""
-    return f"{number} {one if number == 1 else many}"

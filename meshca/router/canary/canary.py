@@ -16,6 +16,7 @@ from typing import NamedTuple
 from meshca.errors import Refused
 from meshca.router.canary.loads import NONE, Tally
 from meshca.router.canary.ramp import WHOLE, Canary, Phase, Progress, Ramp, percent_text, span_text
+from meshca.wording import counted
 
 LEAST_REQUESTS = 20
 MILLION = 1_000_000
@@ -133,7 +134,7 @@ def verdict(ramp: Ramp, tally: Tally) -> str:
     if not tally.finished:
         return f"no request to {ramp.to} has ended"
     rate = percent_text(MILLION * tally.errors // tally.finished)
-    return f"{tally.errors} of {tally.finished} requests to {ramp.to} failed: {rate}, and {ramp.percent} may"
+    return f"{tally.errors} of {counted(tally.finished, 'request', 'requests')} to {ramp.to} failed: {rate}, and {ramp.percent} may"
 
 
 def _reasons_to_go_back(canary: Canary, seen: Seen, now: datetime) -> Iterator[str]:
@@ -151,7 +152,7 @@ def _reasons_to_go_back(canary: Canary, seen: Seen, now: datetime) -> Iterator[s
     expected = seen.old.finished * canary.weight // (WHOLE - canary.weight) if canary.weight < WHOLE else 0
     is_starved = expected >= LEAST_EXPECTED and seen.new.finished * STARVED < expected
     if is_starved and now - seen.since >= min(ramp.every, LATE):
-        yield f"{seen.new.finished} requests to {ramp.to} came to an end where about {expected} were to"
+        yield f"{counted(seen.new.finished, 'request', 'requests')} to {ramp.to} came to an end where about {expected} were to"
 
 
 def _is_bad(ramp: Ramp, tally: Tally) -> bool:
@@ -166,7 +167,7 @@ def _reasons_to_wait(canary: Canary, seen: Seen, now: datetime) -> Iterator[str]
     if now - seen.since < ramp.every:
         yield f"the period of {span_text(ramp.every)} is not over"
     if canary.weight and total.finished < least_requests(ramp):
-        yield f"{total.finished} requests to {ramp.to} so far, {least_requests(ramp)} are a sample"
+        yield f"{counted(total.finished, 'request', 'requests')} to {ramp.to} so far, {least_requests(ramp)} are a sample"
 
 
 def paused(canary: Canary, now: datetime) -> Canary:

@@ -694,7 +694,7 @@ async def test_why_tells_what_was_seen_what_matches_what_is_held_and_what_is_mis
     assert explanation.granted == (web(),)
     assert [str(miss.missing[0]) for miss in explanation.near_misses] == ["unix:user:postgres"]
     assert f"serial {serials(stream)[0]:x}" in explanation.holds[0]
-    assert "held by 1 of 1 streams" in explanation.holds[0]
+    assert "held by 1 of 1 stream" in explanation.holds[0]
     assert explanation.holds[-1] == f"bundle {stage.digest}"
     assert explanation.verdict.endswith("gets spiffe://example.org/web")
 

@@ -42,6 +42,8 @@ def config(tmp_path: Path) -> Path:
 def test_check_passes_what_is_good(run: Run, config: Path):
     found = run("router", "check", str(config))
     assert (found.code, found.out, found.err) == (Exit.OK, "", "2 objects, all good\n")
+    (config / "route.yaml").unlink()
+    assert run("router", "check", str(config)).err == "1 object, all good\n"
 
 
 def test_check_tells_file_line_and_field_of_all_that_is_wrong(run: Run, config: Path):

@@ -18,6 +18,7 @@ from meshca.router.canary.canary import (
     paused,
     promoted,
     started,
+    verdict,
 )
 from meshca.router.canary.loads import Tally
 from meshca.router.canary.ramp import Canary, Phase
@@ -88,6 +89,10 @@ def test_back_to_the_start(case: str):
     assert made.progress.phase is Phase.STEPPED_BACK
     assert made.progress.reason.startswith(reason)
     assert after(made, what) == (Action.WAIT, made)  # and it stays there
+
+
+def test_one_request_is_no_plural():
+    assert verdict(canary(5).ramp, tally(1, 1)) == "1 of 1 request to v2 failed: 100%, and 1% may"
 
 
 WAITS = {
