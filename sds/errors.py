@@ -21,3 +21,7 @@ class NotAuthorized(SDSError):  # noqa: N818 - the field's word
     def __init__(self, text: str, *, told: str = "") -> None:
         super().__init__(text)
         self.told = told or text
+
+
+class Unauthenticated(NotAuthorized):
+    """What the caller showed does not prove who it is, or does no longer. With another certificate it may."""

@@ -1,16 +1,16 @@
 """The aggregated xDS service of the router: who dials, what that identity gets, in which order, and what became of it.
 
 Rules:
-- A proxy is known by its SVID. Its stream ends when that certificate does; it comes back with the next, which costs nothing (P11).
+- A proxy is known by its SVID. Its stream ends when that certificate does, or is not trusted any more; it comes back with the next, which
+  costs nothing (P11).
 - Each stream has its own delivery: a proxy that is slow or refuses holds back nobody.
-- A certificate is good for so many streams.
 - What a proxy refused is logged once, with the objects that it came from.
 """
 
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,15 +18,15 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
+from meshca.router.admission import Admission
 from meshca.router.delivery.delivery import Delivery
 from meshca.router.delivery.target import Phase, Target
-from meshca.router.identity import Credentials, Peer, Streams, identify
+from meshca.router.identity import Peer
 from meshca.router.resources.outbound import Outbounds
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.proxyless import Proxyless
 from meshca.router.resources.view import View, view
 from meshca.router.resources.world import World
-from sds.errors import NotAuthorized
 from sds.watch import Latest
 from sds.xds.resource import Node, Snapshot
 from sds.xds.server import aggregated_service
@@ -70,12 +70,11 @@ class Client:
 class Router:
     """Serves `worlds` to whoever proves an identity of ours. `clients` are the open streams by number."""
 
-    def __init__(self, *, worlds: Latest[World | None], credentials: Latest[Credentials | None], now: Now) -> None:
+    def __init__(self, *, worlds: Latest[World | None], admission: Admission, now: Now) -> None:
         self._worlds = worlds
-        self._credentials = credentials
+        self._admission = admission
         self._now = now
         self._numbers = itertools.count(1)
-        self._streams = Streams()
         self._outbounds = Outbounds()
         self._proxyless = Proxyless(self._outbounds)
         self.clients: dict[int, Client] = {}
@@ -98,25 +97,21 @@ class Router:
         """What is added to a gRPC server: state-of-the-world and delta."""
         return aggregated_service(self._open)
 
-    def identify(self, context: ServicerContext[Any, Any]) -> Peer:
-        """Who is at the other end. Raises NotAuthorized."""
-        credentials = self._credentials.value
-        if credentials is None:
-            raise NotAuthorized("the router has no identity at present")
-        return identify(_evidence(context.auth_context()), credentials, self._now())
-
     @asynccontextmanager
     async def _open(self, context: ServicerContext[Any, Any], node: Node) -> AsyncIterator["_Feed"]:
-        peer = self.identify(context)
-        now = self._now()
-        proxy = Proxy.read(peer.spiffe_id, node)
-        client = Client(peer=peer, proxy=proxy, node=node.id, since=now, delivery=Delivery(gated=not proxy.is_grpc))
-        with self._streams.one_of(peer):
+        async with self._admission.admitted(context) as peer:
+            proxy = Proxy.read(peer.spiffe_id, node)
+            delivery = Delivery(gated=not proxy.is_grpc)
+            client = Client(peer=peer, proxy=proxy, node=node.id, since=self._now(), delivery=delivery)
             number = next(self._numbers)
             self.clients[number] = client
             logger.info("proxy connected", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
+            feed = _Feed(client=client, worlds=self._worlds, view=self._view, now=self._now)
             try:
-                yield _Feed(client=client, worlds=self._worlds, view=self._view, now=self._now)
+                async with asyncio.TaskGroup() as tasks:
+                    follower = tasks.create_task(feed.follow(), name="world follower")
+                    yield feed
+                    follower.cancel()
             finally:
                 del self.clients[number]
                 if peer.spiffe_id not in self.identities:
@@ -147,15 +142,10 @@ class _Feed:
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
         """See sds.xds.server.Feed. Ends with the proxy's certificate."""
-        async with asyncio.TaskGroup() as tasks:
-            follower = tasks.create_task(self._follow(), name="world follower")
-            try:
-                while (left := self._seconds_left()) > 0:
-                    for snapshot in self._changed():
-                        yield snapshot
-                    await self._wait(left)
-            finally:
-                follower.cancel()
+        while (left := self._seconds_left()) > 0:
+            for snapshot in self._changed():
+                yield snapshot
+            await self._wait(left)
 
     def on_event(self, event: Event) -> None:
         """See sds.xds.server.Feed."""
@@ -164,7 +154,7 @@ class _Feed:
         self._client.delivery.on_event(event, self._now())
         self._stirred.set()
 
-    async def _follow(self) -> None:
+    async def follow(self) -> None:
         """Set each new target, and stir the stream."""
         async for world in self._worlds.watch():
             if world is not None:
@@ -216,7 +206,3 @@ def target(made: View) -> Target:
         routes=made.routes,
         needs=made.needs,
     )
-
-
-def _evidence(context: Mapping[str, Any]) -> dict[str, list[bytes]]:
-    return {key: list(values) for key, values in context.items()}

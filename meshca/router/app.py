@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from meshca.router.admission import Admission
 from meshca.router.ads import Router
 from meshca.router.canary.lrs import LoadReports
 from meshca.router.canary.ramp_store import RampDirectory
@@ -72,12 +73,15 @@ async def running_router(settings: RouterSettings) -> AsyncIterator[Running]:
     credentials: Latest[Credentials | None] = Latest(None)
     worlds: Latest[World | None] = Latest(None)
     wanted: Latest[World | None] = Latest(None)
-    router = Router(worlds=worlds, credentials=credentials, now=settings.now)
+    router = Router(worlds=worlds, admission=Admission(credentials=credentials, now=settings.now), now=settings.now)
     state = Latest(State())
     store = RampDirectory(settings.directory)
     ramping = Ramping(state=state, worlds=worlds, router=router, store=store, now=settings.now)
     reports = LoadReports(
-        loads=ramping.loads, identify=router.identify, may_report=ramping.may_report, now=settings.now
+        loads=ramping.loads,
+        admission=Admission(credentials=credentials, now=settings.now),
+        may_report=ramping.may_report,
+        now=settings.now,
     )
     running = Running(router=router, ramping=ramping, worlds=worlds, wanted=wanted, state=state)
     async with asyncio.TaskGroup() as tasks:

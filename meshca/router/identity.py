@@ -5,9 +5,7 @@ Rules:
   the bundle of our own trust domain only: nobody else's workloads are configured here.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -15,44 +13,26 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from meshca.model import ROUTER_PATH
-from sds.errors import NotAuthorized
+from sds.errors import Unauthenticated
 from sds.workload_client import X509Context
-from sds.xds.server import Unavailable
 from spiffe.bundle import BundleSet
 from spiffe.errors import SpiffeError
 from spiffe.id import SpiffeID, TrustDomain
 from spiffe.x509verify import verify
 
-MOST_STREAMS = 64
-"""Of one kind with one certificate. A proxy has a certificate of its own, and one stream."""
+Evidence = Mapping[str, Sequence[bytes]]
+"""What a client showed in TLS: gRPC's auth context."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """A client, by its SVID, which holds until `not_after`."""
+    """A client, by its SVID, which holds until `not_after`. It showed this chain, leaf first, and was judged by these bundles."""
 
     spiffe_id: SpiffeID
     serial: int
     not_after: datetime
-
-
-class Streams:
-    """The open streams of one kind, counted by certificate: what one key can occupy is bounded, and processes that share it fit."""
-
-    def __init__(self) -> None:
-        self._open: Counter[int] = Counter()
-
-    @contextmanager
-    def one_of(self, peer: Peer) -> Iterator[None]:
-        """One more, while the context is open. Raises Unavailable."""
-        if self._open[peer.serial] >= MOST_STREAMS:
-            raise Unavailable(f"{MOST_STREAMS} streams are open with this certificate")
-        self._open[peer.serial] += 1
-        try:
-            yield
-        finally:
-            self._open[peer.serial] -= 1
-            self._open += Counter()  # keeps what is more than nothing
+    chain: tuple[x509.Certificate, ...] = field(repr=False)
+    bundles: BundleSet = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +69,28 @@ def _pem(certificates: Iterable[x509.Certificate]) -> bytes:
     return b"".join(each.public_bytes(Encoding.PEM) for each in certificates)
 
 
-def identify(evidence: dict[str, list[bytes]], credentials: Credentials, now: datetime) -> Peer:
-    """The client whose TLS evidence (gRPC's auth context) this is. Raises NotAuthorized."""
+def identify(evidence: Evidence, credentials: Credentials | None, now: datetime) -> Peer:
+    """The client whose evidence this is. Raises Unauthenticated."""
+    if credentials is None:
+        raise Unauthenticated("the router has no identity at present")
     try:
         leaf = x509.load_pem_x509_certificate(evidence["x509_pem_cert"][0])
         others = b"".join(evidence.get("x509_pem_cert_chain", ()))
         chain = (leaf, *(x509.load_pem_x509_certificates(others) if others else ()))
-        spiffe_id = verify(chain, credentials.bundles, now)
-        return Peer(spiffe_id=spiffe_id, serial=leaf.serial_number, not_after=leaf.not_valid_after_utc)
+        return Peer(
+            spiffe_id=verify(chain, credentials.bundles, now),
+            serial=leaf.serial_number,
+            not_after=leaf.not_valid_after_utc,
+            chain=chain,
+            bundles=credentials.bundles,
+        )
     except (KeyError, IndexError, ValueError, SpiffeError) as error:
-        raise NotAuthorized(f"the client's certificate proves no identity here: {error}") from error
+        raise Unauthenticated(f"the client's certificate proves no identity here: {error}") from error
+
+
+def judge(peer: Peer, credentials: Credentials, now: datetime) -> None:
+    """Check that what a client showed still proves its identity, by these bundles. Raises Unauthenticated."""
+    try:
+        verify(peer.chain, credentials.bundles, now)
+    except SpiffeError as error:
+        raise Unauthenticated(f"the client's certificate proves no identity any more: {error}") from error

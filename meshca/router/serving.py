@@ -7,7 +7,7 @@ Rules:
 - The port is ours alone when we begin. Later servers of ours share it, so that there is always one who listens.
 - Whoever reaches the port may connect, so connections are bounded, in number and in the time that they take to prove who they are: the CA
   may be in the same process, and needs open files too.
-- An older server takes no new connections. Its streams go on, and end by themselves: a stream ends with its client's certificate.
+- An older server takes no new connections. Its streams go on, and end by themselves: with a client's certificate, or our trust in it.
 """
 
 import asyncio

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 import grpc
 from grpc.aio import ServicerContext
 
-from sds.errors import NotAuthorized, SDSError
+from sds.errors import NotAuthorized, SDSError, Unauthenticated
 from sds.xds.delta import DeltaRequest, DeltaResponse, DeltaSession
 from sds.xds.resource import AGGREGATED, SECRET, InvalidRequest, Node, Snapshot, TypeRules
 from sds.xds.session import Event, Request, Response, Sent, SotwSession
@@ -37,6 +37,7 @@ class _FeedEnded(Exception):  # noqa: N818 - not an error
 
 _STATUS = (
     (InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
+    (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
     (NotAuthorized, grpc.StatusCode.PERMISSION_DENIED),
     (Unavailable, grpc.StatusCode.UNAVAILABLE),
 )
@@ -60,7 +61,10 @@ class Feed(Protocol):
 
 
 OpenFeed = Callable[[ServicerContext[Any, Any], Node], AbstractAsyncContextManager[Feed]]
-"""Says who is calling, by the context and never by the node, and opens the feed for the life of the stream. Raises NotAuthorized."""
+"""Says who is calling, by the context and never by the node, and opens the feed for the life of the stream. Raises NotAuthorized.
+
+It may end the stream by raising that, or Unavailable, from a task group around its body.
+"""
 
 
 class _Session(Protocol[_Ask_contra]):
@@ -149,7 +153,7 @@ async def _fetch(open_feed: OpenFeed, content: bytes, context: ServicerContext[A
         return response
 
 
-async def _ending_with_status(context: ServicerContext[Any, Any], call: Coroutine[Any, Any, _T]) -> _T | None:
+async def ending_with_status(context: ServicerContext[Any, Any], call: Coroutine[Any, Any, _T]) -> _T | None:
     """Run a call; turn the reason for which it ends into a status."""
     reason: BaseException | None = None
     try:
@@ -157,7 +161,7 @@ async def _ending_with_status(context: ServicerContext[Any, Any], call: Coroutin
     except* _FeedEnded:
         pass
     except* (InvalidRequest, NotAuthorized, Unavailable) as reasons:
-        reason = reasons.exceptions[0]
+        reason = _first(reasons)
     for kind, code in _STATUS:
         if isinstance(reason, kind):
             told = reason.told if isinstance(reason, NotAuthorized) else str(reason)
@@ -165,14 +169,20 @@ async def _ending_with_status(context: ServicerContext[Any, Any], call: Coroutin
     return None
 
 
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first exception of a group of groups."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
 def _methods(open_feed: OpenFeed, rules: tuple[TypeRules, ...]) -> tuple[_Method, _Method]:
     """Return the state-of-the-world and the incremental method."""
 
     async def sotw(requests: AsyncIterator[Request], context: ServicerContext[Any, Any]) -> None:
-        await _ending_with_status(context, _stream(SotwSession(rules=rules), open_feed, requests, context))
+        await ending_with_status(context, _stream(SotwSession(rules=rules), open_feed, requests, context))
 
     async def delta(requests: AsyncIterator[DeltaRequest], context: ServicerContext[Any, Any]) -> None:
-        await _ending_with_status(context, _stream(DeltaSession(rules=rules), open_feed, requests, context))
+        await ending_with_status(context, _stream(DeltaSession(rules=rules), open_feed, requests, context))
 
     return (
         grpc.stream_stream_rpc_method_handler(sotw, read_request, write_response),
@@ -184,7 +194,7 @@ def secret_service(open_feed: OpenFeed, open_once: OpenFeed) -> _Service:
     """Return `envoy.service.secret.v3.SecretDiscoveryService`: StreamSecrets, DeltaSecrets, and FetchSecrets, which opens its feed once."""
 
     async def fetch(content: bytes, context: ServicerContext[Any, Any]) -> Response | None:
-        return await _ending_with_status(context, _fetch(open_once, content, context))
+        return await ending_with_status(context, _fetch(open_once, content, context))
 
     stream, delta = _methods(open_feed, (SECRET,))
     unary = grpc.unary_unary_rpc_method_handler(fetch, None, write_response)

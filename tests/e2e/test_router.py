@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from meshca.client import connect
 from meshca.demo.envoys import stop
+from meshca.proto.admin_pb2 import KindRequest
 from tests.support.routed import Answers, RoutedMesh, forwarder, routed_mesh
 from tests.support.wait import until
 
@@ -227,6 +229,21 @@ async def test_router_and_ca_may_die_and_traffic_goes_on(tmp_path: Path):
             await mesh.settled()
         assert under.bad == {}
         assert set((await mesh.ask(100)).good) == {"v2"}
+
+
+async def test_streams_below_a_root_that_goes_end_and_their_proxies_come_back_without_a_failed_request(tmp_path: Path):
+    async with routed_mesh(tmp_path, BOTH, ("canary.yaml", HALVES)) as mesh:
+        clients = mesh.running.router.clients
+        before = {each.peer.serial for each in clients.values()}
+        async with mesh.under_load() as under:
+            async with connect(mesh.server.admin_socket) as client:
+                steps = [each.step async for each in client.authorities.Rotate(KindRequest(kind="root"))]
+            assert steps[-1] == "done"
+            await until(lambda: len(clients) == 3 and before.isdisjoint(each.peer.serial for each in clients.values()))
+            mesh.write("canary.yaml", only("v2"))
+            await mesh.settled()
+        assert under.bad == {}
+        assert await reasons(mesh) == {}
 
 
 async def test_one_bad_object_harms_no_other_and_is_told_by_file_and_field(tmp_path: Path):

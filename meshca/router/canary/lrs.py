@@ -2,8 +2,8 @@
 
 Rules:
 - Who reports is said by its SVID, and what it may report by what it may call: nothing else is asked for, and nothing else is counted.
-- A certificate is good for so many streams, as with configuration.
-- Nothing is asked while there is no ramp, so that reports cost nothing then. A stream ends when its certificate does.
+- A stream is admitted as one of configuration is, and ends when its certificate does, or is not trusted any more.
+- Nothing is asked while there is no ramp, so that reports cost nothing then.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest, LoadStatsRespo
 from google.protobuf.duration_pb2 import Duration
 from grpc.aio import ServicerContext
 
+from meshca.router.admission import Admission
 from meshca.router.canary.loads import NONE, Asked, Load, Loads, Tally
-from meshca.router.identity import Peer, Streams
-from sds.errors import NotAuthorized
-from sds.xds.server import Unavailable
+from meshca.router.identity import Peer
+from sds.xds.server import ending_with_status
 from spiffe.id import SpiffeID
 
 MayReport = Callable[[SpiffeID, str], bool]
@@ -37,16 +37,14 @@ class LoadReports:
         self,
         *,
         loads: Loads,
-        identify: Callable[[ServicerContext[Any, Any]], Peer],
+        admission: Admission,
         may_report: MayReport,
         now: Callable[[], datetime],
     ) -> None:
-        """`identify` raises NotAuthorized."""
         self._loads = loads
-        self._identify = identify
+        self._admission = admission
         self._may_report = may_report
         self._now = now
-        self._streams = Streams()
 
     def service(self) -> Any:
         """What is added to a gRPC server."""
@@ -58,15 +56,11 @@ class LoadReports:
         )
 
     async def _stream(self, requests: AsyncIterator[LoadStatsRequest], context: ServicerContext[Any, Any]) -> None:
-        try:
-            peer = self._identify(context)
-        except NotAuthorized as error:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, error.told)
-        try:
-            with self._streams.one_of(peer):
-                await self._serve(peer, requests, context)
-        except Unavailable as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        await ending_with_status(context, self._admit(requests, context))
+
+    async def _admit(self, requests: AsyncIterator[LoadStatsRequest], context: ServicerContext[Any, Any]) -> None:
+        async with self._admission.admitted(context) as peer:
+            await self._serve(peer, requests, context)
 
     async def _serve(
         self, peer: Peer, requests: AsyncIterator[LoadStatsRequest], context: ServicerContext[Any, Any]

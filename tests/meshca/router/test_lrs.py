@@ -1,6 +1,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import grpc
@@ -9,12 +10,15 @@ from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest, LoadStatsRespo
 from google.protobuf.duration_pb2 import Duration
 from grpc.aio import ServicerContext
 
+from meshca.router.admission import MOST_STREAMS, Admission
 from meshca.router.canary.loads import Asked, Loads, Tally, Wanted, Window
 from meshca.router.canary.lrs import LoadReports
-from meshca.router.identity import MOST_STREAMS, Peer
-from sds.errors import NotAuthorized
+from meshca.router.identity import Credentials, Evidence
+from sds.watch import Latest
+from spiffe.bundle import Bundle, BundleSet
+from tests.support.pki import CA, pem
 from tests.support.ramps import NOW
-from tests.support.routing import account
+from tests.support.routing import OURS, account
 from tests.support.wait import until
 
 NEW, OLD, OTHER = "outbound|80|v2|api", "outbound|80|v1|api", "outbound|80|v1|other"
@@ -22,13 +26,22 @@ ASKED = Asked(wanted=frozenset({Wanted(NEW, "api"), Wanted(OLD, "api"), Wanted(O
 METHOD = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats"
 
 
-def identify(context: ServicerContext[Any, Any]) -> Peer:
-    """By what a client says, in place of its certificate; `brief` has one that is about to end."""
-    name = dict(context.invocation_metadata() or ())["name"]
-    if name == "nobody":
-        raise NotAuthorized("the log knows why", told="no identity")
-    left = timedelta(milliseconds=50 if name == "brief" else 10**8)
-    return Peer(spiffe_id=account(str(name)), serial=1, not_after=NOW + left)
+SIGNER = CA.create("mesh.local").intermediate()
+BUNDLES = BundleSet([Bundle(trust_domain=OURS, x509_authorities=(SIGNER.certificate,))])
+CREDENTIALS = Credentials(own=OURS, bundles=BUNDLES, key=b"", chain=b"", roots=b"")
+
+
+@cache
+def certificate(name: str) -> bytes:
+    """That of a client; the one of `brief` has just come to its end."""
+    issued = SIGNER.leaf(uris=[str(account(name))], not_after=NOW + timedelta(days=0 if name == "brief" else 1))
+    return pem(issued.certificate)
+
+
+def evidence(context: ServicerContext[Any, Any]) -> Evidence:
+    """By what a client says, in place of TLS: nothing of `nobody`."""
+    name = str(dict(context.invocation_metadata() or ())["name"])
+    return {} if name == "nobody" else {"x509_pem_cert": [certificate(name)]}
 
 
 class Server:
@@ -49,7 +62,10 @@ class Server:
 async def serving() -> AsyncIterator[Server]:
     made, server = Server(), grpc.aio.server()
     reports = LoadReports(
-        loads=made.loads, identify=identify, may_report=lambda _, host: host not in made.hidden, now=lambda: NOW
+        loads=made.loads,
+        admission=Admission(credentials=Latest(CREDENTIALS), now=lambda: NOW, evidence=evidence),
+        may_report=lambda _, host: host not in made.hidden,
+        now=lambda: NOW,
     )
     server.add_generic_rpc_handlers((reports.service(),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -129,9 +145,9 @@ async def test_what_a_reporter_may_not_call_or_was_not_asked_for_does_not_count(
 
 async def test_who_proves_no_identity_is_refused_and_a_stream_ends_with_its_certificate():
     async with serving() as server:
-        with pytest.raises(grpc.aio.AioRpcError, match="no identity") as refused:
+        with pytest.raises(grpc.aio.AioRpcError, match="proves no identity") as refused:
             await server.stream("nobody").read()
-        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
         assert await server.stream("brief").read() is grpc.aio.EOF
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from meshca.router.admission import Admission
 from meshca.router.ads import Client, Router
 from meshca.router.canary.loads import Load, Tally, Wanted
 from meshca.router.canary.ramp import Phase
@@ -13,7 +14,7 @@ from meshca.router.canary.ramping import Observed, Ramping
 from meshca.router.delivery.delivery import Delivery
 from meshca.router.delivery.target import Target
 from meshca.router.directory import read
-from meshca.router.identity import Credentials, Peer
+from meshca.router.identity import Peer
 from meshca.router.mesh.state import State
 from meshca.router.mesh.table import DEFAULT_DOMAIN
 from meshca.router.parsing.kinds import Parser
@@ -22,6 +23,7 @@ from meshca.router.resources.world import World
 from meshca.router.resources.worlds import understood, world_of
 from meshca.router.status import status
 from sds.watch import Latest
+from spiffe.bundle import BundleSet
 from tests.support.clock import FakeClock
 from tests.support.envoy_model import Envoy, Stream, made
 from tests.support.ramps import ROUTE, SERVICES, annotated
@@ -44,8 +46,8 @@ class Rig:
     def __post_init__(self) -> None:
         (self.path / "services.yaml").write_text(SERVICES)
         self.write(annotated("to=v2 step=5 every=1m max-5xx=1%", ROUTE))
-        credentials: Latest[Credentials | None] = Latest(None)
-        self.router = Router(worlds=self.worlds, credentials=credentials, now=self.clock.now)
+        admission = Admission(credentials=Latest(None), now=self.clock.now)
+        self.router = Router(worlds=self.worlds, admission=admission, now=self.clock.now)
         self.restart()
 
     def restart(self) -> None:
@@ -182,7 +184,7 @@ async def test_a_refusal_by_a_proxy_sends_it_back(rig: Rig):
     wanted = Target(clusters={}, endpoints={}, listeners={"http": listener}, routes={"http": route}, needs={})
     delivery = Delivery()
     delivery.set_target(wanted, rig.clock.now())
-    peer = Peer(spiffe_id=account("frontend"), serial=1, not_after=rig.clock.now())
+    peer = Peer(spiffe_id=account("frontend"), serial=1, not_after=rig.clock.now(), chain=(), bundles=BundleSet())
     client = Client(peer=peer, proxy=Proxy(identity=peer.spiffe_id), node="n", since=rig.clock.now(), delivery=delivery)
     rig.router.clients[1] = client
     assert (await rig.look()).ramped.canary.weight == 5
