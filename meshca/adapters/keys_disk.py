@@ -11,7 +11,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,7 +36,7 @@ _ENCRYPTED = b"ENCRYPTED"  # stands in the header of PKCS#8 and of the older for
 
 
 class DiskKeyManager:
-    """The KeyManager port over a directory, which the first call makes. Thread-safe; one process at a time.
+    """The KeyManager port over a directory, which the first key makes: without it there are no keys. Thread-safe; one process at a time.
 
     Besides what the port says, every method raises CannotStart when the directory or a file of it is not ours alone, and
     StoreUnavailable when the disk fails; `load` raises CannotStart when the passphrase does not open the key.
@@ -57,7 +57,7 @@ class DiskKeyManager:
         """See the port."""
         key = new_key(key_type)
         made = id_of(key)
-        with self._directory() as directory:
+        with self._directory(make=True) as directory:
             _sweep(directory)
             write_private(directory, f"{made}.pem", self._encoded(key))
         return made, key
@@ -76,33 +76,37 @@ class DiskKeyManager:
 
     def delete(self, key_id: str) -> None:
         """See the port."""
-        with self._directory() as directory:
+        with suppress(KeyGone), self._directory() as directory:
             if key_id in _kept(directory):
                 os.unlink(f"{key_id}.pem", dir_fd=directory)
                 os.fsync(directory)
 
     def set_aside(self, key_id: str) -> None:
         """See the port. The file stays where it is, with `.aside` behind its name."""
-        with self._directory() as directory:
+        with suppress(KeyGone), self._directory() as directory:
             if key_id in _kept(directory):
                 os.rename(f"{key_id}.pem", f"{key_id}.pem.aside", src_dir_fd=directory, dst_dir_fd=directory)
                 os.fsync(directory)
 
     def key_ids(self) -> frozenset[str]:
         """See the port. Checks the owner and mode of every key file: what a start does first."""
-        with self._directory() as directory:
+        kept: frozenset[str] = frozenset()
+        with suppress(KeyGone), self._directory() as directory:
             kept = _kept(directory)
             for name in (f"{key_id}.pem" for key_id in kept):
                 check_private_file(os.stat(name, dir_fd=directory, follow_symlinks=False), self._path / name)
-            return kept
+        return kept
 
     @contextmanager
-    def _directory(self) -> Iterator[int]:
+    def _directory(self, *, make: bool = False) -> Iterator[int]:
+        """The opened directory. Raises KeyGone where there has never been one, unless it is to be made now."""
         try:
-            with self._one_at_a_time, private_directory(self._path, make=self._opened is None) as opened:
+            with self._one_at_a_time, private_directory(self._path, make=make and self._opened is None) as opened:
                 self._check_same(os.fstat(opened))
                 yield opened
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and self._opened is None and not make:
+                raise KeyGone(f"there is no directory {self._path}") from error
             raise StoreUnavailable(f"keys in {self._path} can not be read or written: {error}") from error
 
     def _check_same(self, status: os.stat_result) -> None:

@@ -376,7 +376,7 @@ def moved_away(server: Server) -> None:
 
 
 def put_back(server: Server) -> None:
-    shutil.rmtree(server.directory / "data/keys")
+    shutil.rmtree(server.directory / "data/keys", ignore_errors=True)
     (server.directory / "away").rename(server.directory / "data/keys")
 
 
@@ -386,9 +386,13 @@ def all_spoilt(server: Server) -> None:
         os.truncate(key, 100)
 
 
-@pytest.mark.parametrize("lose", [moved_away, all_spoilt])
+@pytest.mark.parametrize(
+    ("lose", "reason"),
+    [(moved_away, "there is no directory {keys}"), (all_spoilt, "key file {keys}/{key_id}.pem holds no private key")],
+    ids=["moved away", "all spoilt"],
+)
 async def test_without_any_key_it_does_not_start_says_what_is_missing_and_goes_on_when_they_are_back(
-    tmp_path: Path, lose: Callable[[Server], None]
+    tmp_path: Path, lose: Callable[[Server], None], reason: str
 ):
     async with running_server(tmp_path, ["a"], settings=SETTINGS) as server:
         async with connect(server.admin_socket) as client:
@@ -397,9 +401,10 @@ async def test_without_any_key_it_does_not_start_says_what_is_missing_and_goes_o
         lose(server)
         told = await refusal(server)
         assert "\nerror: no active authority has its key:\n" in told
+        keys = tmp_path / "data/keys"
         for kind, key_id in before.items():
-            assert f"{kind} {key_id}: " in told
-            assert f"{tmp_path}/data/keys/{key_id}.pem" in told
+            assert f"{kind} {key_id}: {reason.format(keys=keys, key_id=key_id)}" in told
+        assert keys.exists() is (lose is all_spoilt), "a start that is refused makes nothing"
         assert "Put the keys back" in told
         assert "meshca up --abandon-keys" in told
 

@@ -26,9 +26,13 @@ def kept(home: Path, passphrase: bytes | None = None) -> tuple[str, Path]:
     return key_id, home / f"{key_id}.pem"
 
 
-def test_nothing_is_touched_before_the_first_call(home: Path):
-    DiskKeyManager(home)
-
+def test_nothing_is_made_before_there_is_a_key(home: Path):
+    keys = DiskKeyManager(home)
+    assert keys.key_ids() == frozenset()
+    with pytest.raises(KeyGone, match=f"there is no directory {home}"):
+        keys.load("0" * 40)
+    keys.delete("0" * 40)
+    keys.set_aside("0" * 40)
     assert not home.exists()
 
 
@@ -164,7 +168,7 @@ def test_other_files_in_the_directory_are_left_alone(home: Path):
 
 def test_a_missing_parent_is_named(tmp_path: Path):
     with pytest.raises(StoreUnavailable, match=f"{tmp_path}/no/keys"):
-        DiskKeyManager(tmp_path / "no" / "keys").key_ids()
+        DiskKeyManager(tmp_path / "no" / "keys").generate(KeyType.EC_P256)
 
 
 def test_a_key_that_is_set_aside_can_be_put_back_by_hand(tmp_path: Path):
