@@ -5,20 +5,21 @@ Rules:
 - The process holds a bundle when all its streams that carry one report the same. Once none is left, the last word counts.
 - A stream that ended while others stay open may have been cut off: its client goes on with what it had, until a stream that was opened
   later takes its place, or for as long as a client may take to come back.
+- How long a client may take is told by the monotonic clock: somebody who sets the clock makes nobody late. Leaves end by the time of day.
 - A superseded leaf is replaced once no stream holds it. What a stream held when it ended stays in use until some stream reports the
   newest leaf of that entry: the process may still use it, and is perhaps about to reconnect.
 """
 
 from collections import deque
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from meshca.model import HolderReport, Leaf
 from sds.provider import Proof
 
-LONGEST_RECONNECT = timedelta(minutes=2)
-"""gRPC's longest backoff; Envoy's is 30 seconds."""
+LONGEST_RECONNECT = 120.0
+"""Seconds: gRPC's longest backoff; Envoy's is 30."""
 _MOST_ENDED = 256
 _NOTHING: tuple[str, frozenset[int]] = "", frozenset()
 
@@ -35,10 +36,10 @@ class StreamHolding:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """A stream that ended as the so-manieth, and when."""
+    """A stream that ended as the so-manieth, and when by the monotonic clock."""
 
     number: int
-    at: datetime
+    at: float
     stream: StreamHolding
 
 
@@ -67,8 +68,8 @@ class Holding:
         return sum(serial in stream.serials.values() for stream in self._streams)
 
     @property
-    def doubtful_until(self) -> datetime | None:
-        """When the first stream that ended is given up, and `expire` may change what is held; None if there is none."""
+    def doubtful_until(self) -> float | None:
+        """When the first stream that ended is given up (monotonic), and `expire` may change what is held; None if there is none."""
         return self._ended[0].at + LONGEST_RECONNECT if self._ended else None
 
     def open(self) -> StreamHolding:
@@ -77,13 +78,13 @@ class Holding:
         self._streams.add(stream)
         return stream
 
-    def close(self, stream: StreamHolding, now: datetime) -> None:
-        """Count one stream less. What it held may still be in use."""
+    def close(self, stream: StreamHolding, monotonic: float) -> None:
+        """Count one stream less, which ended at this time. What it held may still be in use."""
         self._streams.discard(stream)
         self._left.update(stream.serials.values())
         if stream.bundle or stream.serials:
             self._ends += 1
-            self._ended.append(_Ended(self._ends, now, stream))
+            self._ended.append(_Ended(self._ends, monotonic, stream))
 
     def issued(self, leaf: Leaf) -> None:
         """A leaf was issued, and supersedes the earlier ones of its entry."""
@@ -92,9 +93,9 @@ class Holding:
         if self._has_told:
             self._told = None  # the CA may have forgotten the process with its last leaf, so it is told all again
 
-    def expire(self, now: datetime) -> None:
+    def expire(self, now: datetime, monotonic: float) -> None:
         """Forget the leaves that have expired: nobody asks for them any more. Give up streams that had time enough to come back."""
-        kept = (replace(each, at=min(each.at, now)) for each in self._ended if now - each.at < LONGEST_RECONNECT)
+        kept = (each for each in self._ended if monotonic < each.at + LONGEST_RECONNECT)
         self._ended = deque(kept, _MOST_ENDED)
         self._leaves = {serial: leaf for serial, leaf in self._leaves.items() if now < leaf.not_after}
         self._newest = {entry_id: serial for entry_id, serial in self._newest.items() if serial in self._leaves}

@@ -9,7 +9,7 @@ Rules:
 """
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from meshca.agent.granting import Credential, Outlook, denial, served
 from meshca.agent.holding import Holding, StreamHolding
@@ -74,10 +74,10 @@ class Workload:
         self.streams += 1
         return self.holding.open()
 
-    def close(self, stream: StreamHolding, now: datetime) -> None:
+    def close(self, stream: StreamHolding, monotonic: float) -> None:
         """One stream less."""
         self.streams -= 1
-        self.holding.close(stream, now)
+        self.holding.close(stream, monotonic)
 
     def end(self) -> None:
         """The process has ended: nothing is granted any more, and nobody holds its leaves."""
@@ -88,14 +88,14 @@ class Workload:
         """What the CA should know that it was not told yet."""
         return HolderReport(holder=self.peer.holder, gone=True) if self.ended else self.holding.report()
 
-    def decide(self, outlook: Outlook, entries: tuple[Entry, ...], now: datetime) -> None:
-        """Set the grants to what these entries give now."""
+    def decide(self, outlook: Outlook, entries: tuple[Entry, ...], now: datetime, monotonic: float) -> None:
+        """Set the grants to what these entries give now, by both dials of the clock."""
         self.entries = () if self.ended else entries
         self.credentials = {key: each for key, each in self.credentials.items() if now < each.leaf.not_after}
         self.setbacks = {entry.id: self.setbacks[entry.id] for entry in self.entries if entry.id in self.setbacks}
-        self.holding.expire(now)
+        self.holding.expire(now, monotonic)
         self.grants.set(self._grants(outlook, now))
-        self.next_at = self._next_at(now)
+        self.next_at = self._next_at(now, monotonic)
 
     def needs(self, outlook: Outlook, now: datetime) -> tuple[Entry, ...]:
         """The entries to ask a leaf for now: it is missing or stale, somebody listens, and no attempt failed just now."""
@@ -151,15 +151,21 @@ class Workload:
         credential = self.credentials.get(entry.id)
         return credential is None or outlook.is_stale(credential, entry, now)
 
-    def _next_at(self, now: datetime) -> datetime | None:
+    def _next_at(self, now: datetime, monotonic: float) -> datetime | None:
         """When time alone will change something."""
         times = [each.leaf.not_after for each in self.credentials.values()]
         times += [entry.expires_at for entry in self.entries if entry.expires_at is not None]
         if self.streams:
             times += [due_at(each.leaf) for each in self.credentials.values()]
             times += [setback.retry_at for setback in self.setbacks.values()]
-            times += filter(None, (self.holding.doubtful_until,))
+            if (doubtful_until := self.holding.doubtful_until) is not None:
+                times.append(_next_second(now + timedelta(seconds=doubtful_until - monotonic)))
         return min((time for time in times if time > now), default=None)
+
+
+def _next_second(at: datetime) -> datetime:
+    """A little later, so that one wait which is looked at again and again is one time in the timetable."""
+    return at.replace(microsecond=0) + timedelta(seconds=1)
 
 
 def _lasting(caller: UnixPeer) -> UnixPeer:

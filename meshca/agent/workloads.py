@@ -60,9 +60,9 @@ class _Stream:
         self._workload.holding.delivered(self._holding, proof)
         self._on_proof(self._workload)
 
-    def close(self, now: datetime) -> None:
+    def close(self, monotonic: float) -> None:
         """The stream has ended."""
-        self._workload.close(self._holding, now)
+        self._workload.close(self._holding, monotonic)
 
 
 class Workloads:
@@ -122,7 +122,7 @@ class Workloads:
             self._decide(workload, self._entitled(workload))
             yield stream
         finally:
-            stream.close(self._clock.now())
+            stream.close(self._clock.monotonic())
             if not workload.streams and not workload.peer.alive():
                 workload.end()
             self._stir(workload)
@@ -269,7 +269,7 @@ class Workloads:
     def _decide(self, workload: Workload, entries: tuple[Entry, ...]) -> None:
         """Set the grants, and see to what is missing, when to look again and whether to keep the workload at all."""
         now = self._clock.now()
-        workload.decide(self._outlook, entries, now)
+        workload.decide(self._outlook, entries, now, self._clock.monotonic())
         if workload.needs(self._outlook, now):
             self._issuing.want(workload)
         self._plan(workload)

@@ -70,7 +70,7 @@ def test_a_resource_without_a_bundle_takes_no_bundle_away_and_one_without_leaves
 def test_a_leaf_counts_as_used_by_a_stream_that_ended_until_another_has_the_newest(holding: Holding):
     ended, other = holding.open(), holding.open()
     holding.delivered(ended, proof(1, bundle="a"))
-    holding.close(ended, T0)
+    holding.close(ended, 0)
     holding.issued(leaf(2))
     assert holding.report() == report(bundle="a")
     holding.delivered(other, proof(1))
@@ -78,8 +78,22 @@ def test_a_leaf_counts_as_used_by_a_stream_that_ended_until_another_has_the_newe
     assert holding.streams_with(1) == 1
     holding.delivered(other, proof(2))
     assert holding.report() is None, "who ended may come back with it"
-    holding.expire(T0 + LONGEST_RECONNECT)
+    holding.expire(T0, LONGEST_RECONNECT)
     assert holding.report() == report(1, bundle="a", held=(2,))
+
+
+def test_who_sets_the_clock_gives_nobody_up_and_holds_nobody_up(holding: Holding):
+    ended, other = holding.open(), holding.open()
+    holding.delivered(ended, proof(1, bundle="a"))
+    holding.delivered(other, proof(bundle="b"))
+    holding.close(ended, 7)
+    assert holding.doubtful_until == 7 + LONGEST_RECONNECT
+    for at in (T0 + timedelta(minutes=30), T0 - timedelta(days=1)):
+        holding.expire(at, 7 + LONGEST_RECONNECT / 2)
+        assert holding.report() is None
+    holding.expire(T0 - timedelta(days=1), 7 + LONGEST_RECONNECT)
+    assert holding.report() == report(bundle="b", held=(1,))
+    assert holding.doubtful_until is None
 
 
 def test_a_stream_that_was_cut_off_holds_its_bundle_and_leaf_until_a_later_one_takes_its_place(holding: Holding):
@@ -87,7 +101,7 @@ def test_a_stream_that_was_cut_off_holds_its_bundle_and_leaf_until_a_later_one_t
     for stream in (cut_off, other):
         holding.delivered(stream, proof(1, bundle="a"))
     assert holding.report() == report(bundle="a", held=(1,))
-    holding.close(cut_off, T0)
+    holding.close(cut_off, 0)
     holding.issued(leaf(2))
     holding.delivered(other, proof(2, bundle="b"))
     assert holding.report() == report()
@@ -102,7 +116,7 @@ def test_what_a_process_holds_is_told_again_with_each_leaf_since_the_ca_may_have
     stream = holding.open()
     holding.delivered(stream, proof(1, bundle="a"))
     assert holding.report() == report(bundle="a", held=(1,))
-    holding.expire(T0 + timedelta(hours=1))
+    holding.expire(T0 + timedelta(hours=1), 0)
     holding.issued(leaf(2, not_after=T0 + timedelta(hours=2)))
     assert holding.report() == report(bundle="a")
 
@@ -123,11 +137,11 @@ def test_streams_that_disagree_prove_nothing_and_the_last_word_outlives_them(hol
     assert holding.report() == report(bundle="a")
     holding.delivered(two, proof(bundle="b"))
     assert holding.report() == report()
-    holding.close(one, T0)
+    holding.close(one, 0)
     assert holding.report() is None, "it may come back with the other"
-    holding.expire(T0 + LONGEST_RECONNECT)
+    holding.expire(T0, LONGEST_RECONNECT)
     assert holding.report() == report(bundle="b")
-    holding.close(two, T0)
+    holding.close(two, 0)
     assert holding.report() is None
     assert holding.bundle == "b"
 
@@ -135,16 +149,16 @@ def test_streams_that_disagree_prove_nothing_and_the_last_word_outlives_them(hol
 def test_what_a_short_stream_had_is_not_lost(holding: Holding):
     stream = holding.open()
     holding.delivered(stream, proof(1, bundle="a"))
-    holding.close(stream, T0)
+    holding.close(stream, 0)
     assert holding.report() == report(bundle="a", held=(1,))
 
 
 def test_an_expired_leaf_is_forgotten(holding: Holding):
     stream = holding.open()
     holding.delivered(stream, proof(1))
-    holding.close(stream, T0)
+    holding.close(stream, 0)
     holding.issued(leaf(2, not_after=T0 + timedelta(hours=3)))
-    holding.expire(T0 + timedelta(hours=2))
+    holding.expire(T0 + timedelta(hours=2), 0)
     holding.delivered(holding.open(), proof(1))
     assert holding.report() is None
 
@@ -168,8 +182,8 @@ def test_after_a_restart_a_leaf_of_the_earlier_life_counts_until_all_streams_hav
     holding.delivered(second, proof(bundle="a"))
     assert live() == 2, "the leaf of the other entry may still be in use"
     assert ledger.behind("a", now) == ()
-    holding.close(first, T0)
-    holding.close(second, T0)
+    holding.close(first, 0)
+    holding.close(second, 0)
     assert (live(), ledger.names()) == (2, {HOLDER})
 
 
@@ -209,7 +223,7 @@ class HoldingMachine(RuleBasedStateMachine):
     @rule(stream=consumes(streams))
     def close_stream(self, stream: ModelStream):
         self.open.remove(stream)
-        self.holding.close(stream.twin, T0)
+        self.holding.close(stream.twin, 0)
 
     @rule(
         stream=streams,
@@ -225,7 +239,7 @@ class HoldingMachine(RuleBasedStateMachine):
 
     @rule()
     def give_up_who_did_not_come_back(self):
-        self.holding.expire(T0 + LONGEST_RECONNECT)
+        self.holding.expire(T0, LONGEST_RECONNECT)
 
     @rule()
     def tell(self):
@@ -257,7 +271,7 @@ class HoldingMachine(RuleBasedStateMachine):
         if not hasattr(self, "issued"):
             return
         newest = {of: serials[-1] for of, serials in self.issued.items() if serials}
-        self.holding.expire(T0 + LONGEST_RECONNECT)
+        self.holding.expire(T0, LONGEST_RECONNECT)
         for stream in [*self.open, ModelStream(twin=self.holding.open())]:
             stream.bundle, stream.serials = "a", newest
             self.holding.delivered(stream.twin, proof(*newest.values(), bundle="a"))

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshca.adapters.processes import has_ended
 from meshca.adapters.workload_unix import UnixAttestor
+from meshca.agent.holding import LONGEST_RECONNECT
 from meshca.agent.workloads import LIFE_CHECK_SECONDS, Workloads
 from meshca.errors import IssuanceRefused, NotFound
 from meshca.model import Entry, HolderReport, Issued
@@ -334,6 +335,22 @@ async def test_a_clock_that_was_set_back_loses_nothing_and_holds_up_no_try(stage
         await until(lambda: serials(stream) != [old])  # it is dated in the future, and nobody would take it
         (identity,) = stream.grants.value.identities
         assert identity.svid.leaf.not_valid_before_utc <= stage.clock.now()
+
+
+async def test_a_stream_that_does_not_come_back_is_given_up_after_a_while_and_not_because_somebody_set_the_clock(
+    stage: Stage,
+):
+    stage.authority.start(web())
+    async with streams(stage, caller()) as [stays]:
+        await granted(stays, "/web")
+        async with streams(stage, caller()) as [ends]:
+            ends.delivered(Proof(bundle="older"))
+            stays.delivered(Proof(bundle=stage.digest))
+        stage.clock.jump(HOUR / 4)
+        await settled(stage)
+        assert [each.bundle for each in stage.authority.reports if each.bundle] == []
+        stage.clock.advance(LONGEST_RECONNECT * SECOND + SECOND)
+        await until(lambda: [each.bundle for each in stage.authority.reports if each.bundle] == [stage.digest])
 
 
 async def test_a_bundle_change_reaches_the_grants_while_leaves_are_still_being_issued(stage: Stage):
