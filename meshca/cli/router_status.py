@@ -50,6 +50,8 @@ def tables(found: dict[str, Any]) -> list[RenderableType]:
         (
             each["spiffe_id"],
             each["node"],
+            each["address"],
+            each["dials_from"],
             _phase(each),
             [_type(name, kind) for name, kind in each["types"].items() if kind["resources"]],
             each["config_bytes"],
@@ -58,7 +60,7 @@ def tables(found: dict[str, Any]) -> list[RenderableType]:
         )
         for each in found["proxies"]
     )
-    titles = ["SPIFFE ID", "NODE", "PHASE", "ACKED", "BYTES", "SINCE", "REFUSED"]
+    titles = ["SPIFFE ID", "NODE", "ADDRESS", "DIALS FROM", "PHASE", "ACKED", "BYTES", "SINCE", "REFUSED"]
     objects, proxies = found["objects"], len(found["proxies"])
     known = f"{counted(objects, 'object', 'objects')}, {counted(proxies, 'proxy', 'proxies')}"
     return [*lines, known, "", rows(titles, cells)]

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from urllib.parse import unquote
 
 from grpc.aio import ServicerContext
 
@@ -40,11 +41,12 @@ Now = Callable[[], datetime]
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Client:
-    """One stream, as status shows it."""
+    """One stream, as status shows it. `node` is what the proxy calls itself, `dials_from` (IP:PORT) where its connection comes from."""
 
     peer: Peer
     proxy: Proxy
     node: str
+    dials_from: str
     since: datetime
     delivery: Delivery
     world: World | None = None
@@ -101,8 +103,14 @@ class Router:
     async def _open(self, context: ServicerContext[Any, Any], node: Node) -> AsyncIterator["_Feed"]:
         async with self._admission.admitted(context) as peer:
             proxy = Proxy.read(peer.spiffe_id, node)
-            delivery = Delivery(gated=not proxy.is_grpc)
-            client = Client(peer=peer, proxy=proxy, node=node.id, since=self._now(), delivery=delivery)
+            client = Client(
+                peer=peer,
+                proxy=proxy,
+                node=node.id,
+                dials_from=_far_end(context.peer()),
+                since=self._now(),
+                delivery=Delivery(gated=not proxy.is_grpc),
+            )
             number = next(self._numbers)
             self.clients[number] = client
             logger.info("proxy connected", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
@@ -206,3 +214,8 @@ def target(made: View) -> Target:
         routes=made.routes,
         needs=made.needs,
     )
+
+
+def _far_end(peer: str) -> str:
+    """IP:PORT of what gRPC writes as a URI: `ipv4:127.0.0.1:40000`, `ipv6:%5B::1%5D:40000`."""
+    return unquote(peer.partition(":")[2])

@@ -97,6 +97,8 @@ def _proxy(client: Client) -> Json:
     return {
         "spiffe_id": str(client.peer.spiffe_id),
         "node": client.node,
+        "address": client.proxy.address or None,
+        "dials_from": client.dials_from,
         "since": _time(client.since),
         "certificate_until": _time(client.peer.not_after),
         "config_bytes": sum(map(len, bodies)),

@@ -81,11 +81,15 @@ async def test_a_proxy_that_is_bootstrapped_by_the_command_line_routes_by_what_t
                 assert "502" in await asked(outbound, "nobody")
                 said = await status(status_socket)
                 assert {each["node"]: each["phase"] for each in said["proxies"]} == {"api": "steady", "web": "steady"}
+                assert {each["node"]: each["address"] for each in said["proxies"]} == {"api": "127.0.0.1", "web": None}
+                ends = {each["dials_from"] for each in said["proxies"]}
+                assert len(ends) == len({int(end.removeprefix("127.0.0.1:")) for end in ends}) == 2
                 (config / "broken.yaml").write_text("kind: VirtualService")
                 await until(lambda: told(status_socket, "broken.yaml:1"))
                 assert await answered(outbound, "api-server", "HTTP/1.1 200 OK hello")
                 shown = await meshca("router", "status", "--status-socket", status_socket)
                 assert "PROBLEM: broken.yaml:1" in shown.out
+                assert all(end in shown.out for end in ends)
                 assert re.search(r"CDS [0-9a-f]{8} 1/1", shown.out)
                 config.rename(tmp_path / "moved")
                 await until(lambda: told(status_socket, f"{config}: can not be read"))
