@@ -32,6 +32,24 @@ ConfigDir = Annotated[
 ]
 
 
+def _refuse_directory(given: str | None) -> None:
+    if given is not None:
+        raise typer.BadParameter(
+            "it is the router that is asked, and it knows its directory: leave this out, and name the router's --status-socket "
+            "if that is not where the router of this user makes it"
+        )
+
+
+def _refuse_socket(given: str | None) -> None:
+    if given is not None:
+        raise typer.BadParameter("the router is not asked, it finds what is written into its directory: leave this out")
+
+
+# Whoever has just typed `start` gives its options here, too.
+NoConfigDir = Annotated[str | None, typer.Option("--config-dir", hidden=True, callback=_refuse_directory)]
+NoStatusSocket = Annotated[str | None, typer.Option("--status-socket", hidden=True, callback=_refuse_socket)]
+
+
 @app.callback()
 def canary() -> None:
     """Guarded canaries: more and more requests for a new version, as long as they do not fail."""
@@ -74,7 +92,12 @@ def start(
 
 @app.command()
 def pause(
-    host: Host, *, config_dir: ConfigDir, domain: Domain = "cluster.local", output: Output = Format.TABLE
+    host: Host,
+    *,
+    config_dir: ConfigDir,
+    domain: Domain = "cluster.local",
+    output: Output = Format.TABLE,
+    _status_socket: NoStatusSocket = None,
 ) -> None:
     """Take no further steps; the guard stays on. `meshca canary start` goes on."""  # fmt: skip
     from meshca.router.canary.canary import paused
@@ -84,7 +107,12 @@ def pause(
 
 @app.command()
 def promote(
-    host: Host, *, config_dir: ConfigDir, domain: Domain = "cluster.local", output: Output = Format.TABLE
+    host: Host,
+    *,
+    config_dir: ConfigDir,
+    domain: Domain = "cluster.local",
+    output: Output = Format.TABLE,
+    _status_socket: NoStatusSocket = None,
 ) -> None:
     """Send everything to the new version, at once and unguarded, and end the ramp."""  # fmt: skip
     from meshca.router.canary.canary import promoted
@@ -94,7 +122,12 @@ def promote(
 
 @app.command()
 def abort(
-    host: Host, *, config_dir: ConfigDir, domain: Domain = "cluster.local", output: Output = Format.TABLE
+    host: Host,
+    *,
+    config_dir: ConfigDir,
+    domain: Domain = "cluster.local",
+    output: Output = Format.TABLE,
+    _status_socket: NoStatusSocket = None,
 ) -> None:
     """Go back to the weights from which the ramp started, and end it."""  # fmt: skip
     from meshca.router.canary.canary import aborted
@@ -108,6 +141,7 @@ def status(
     *,
     status_socket: StatusSocket = "",
     output: Output = Format.TABLE,
+    _config_dir: NoConfigDir = None,
 ) -> None:
     """Show the ramps as the router sees them: the share that was asked for and that came about, what failed, what is waited for."""
     from meshca.cli.canary_status import of_host, tables
@@ -119,7 +153,9 @@ def status(
 
 
 @app.command()
-def watch(host: Host, *, status_socket: StatusSocket = "", output: Output = Format.TABLE) -> None:
+def watch(
+    host: Host, *, status_socket: StatusSocket = "", output: Output = Format.TABLE, _config_dir: NoConfigDir = None
+) -> None:
     """Follow a ramp to its end, one line for each report that came in. Exit 0 if it is promoted, 1 if it ends otherwise."""
     from meshca.cli.canary_status import of_host
 

@@ -68,7 +68,7 @@ def _argument(argument: Any) -> str:
 
 
 def _options(command: Any) -> Iterator[str]:
-    rows = [_option(each) for each in command.params if each.name != "help"]
+    rows = [_option(each) for each in command.params if each.name != "help" and not each.hidden]
     if rows:
         yield from ["| option | default | meaning |", "|---|---|---|", *rows, ""]
 

@@ -57,6 +57,24 @@ def test_start_writes_the_ramp_into_the_users_file_and_moves_no_weight(canary: R
     assert "weight: 100   # the old one" in text
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "reason"),
+    [
+        ("status", "--config-dir", "it is the router that is asked, and it knows its directory: leave this out"),
+        ("watch", "--config-dir", "it is the router that is asked, and it knows its directory: leave this out"),
+        *((each, "--status-socket", "the router is not asked") for each in ("pause", "promote", "abort")),
+    ],
+)
+def test_an_option_of_start_that_others_do_not_need_is_refused_with_what_they_do(
+    run: Run, config: Path, command: str, option: str, reason: str
+):
+    needed = () if option == "--config-dir" else ("--config-dir", str(config))
+    found = run("canary", command, "api-server", *needed, option, str(config))
+    assert found.code == Exit.USAGE
+    assert reason in " ".join(found.err.replace("\u2502", " ").split())
+    assert option not in run("canary", command, "--help").out
+
+
 def test_pause_start_promote_and_abort_do_what_they_say(canary: Run, config: Path):
     def weights() -> list[str]:
         lines = (config / "route.yaml").read_text().splitlines()
