@@ -4,7 +4,7 @@ Rules: a policy that is broken and was never good closes its namespace: nobody k
 can not be read closes all of them: nobody knows which it was for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import TypeGuard
@@ -41,7 +41,7 @@ def _read(files: Files, parser: Parser) -> Parsed:
 
 
 def understood(before: State, files: Files, parser: Parser, domain: str) -> State:
-    """The state after reading these files, with a warning for each policy that holds nowhere."""
+    """The state after reading these files, with a warning for each policy, or mode of a port, that holds nowhere."""
     state = following(before, _read(files, parser), domain)
     return replace(state, warnings=(*state.warnings, *_idle(state)))
 
@@ -53,13 +53,23 @@ def _idle(state: State) -> Iterator[Problem]:
     for each in selecting:
         rarest = min((having.get(label, []) for label in each.selector.items()), key=len)
         if not any(applies(each, workload.namespace, workload.labels) for workload in rarest):
-            yield Problem(
-                file=each.origin.file,
-                line=each.origin.line,
-                label=each.origin.label,
-                field="spec.selector",
-                text="no workload has these labels: it holds nowhere",
-            )
+            yield _odd(each.origin, "spec.selector", "no workload has these labels: it holds nowhere")
+        elif isinstance(each, PeerAuthentication) and each.port_modes:
+            yield from _idle_ports(each, rarest)
+
+
+def _idle_ports(policy: PeerAuthentication, workloads: Iterable[Instance]) -> Iterator[Problem]:
+    """Modes of ports that no workload has which is selected: most likely somebody meant the service's."""
+    selected = (each for each in workloads if applies(policy, each.namespace, each.labels))
+    known = {port for each in selected for port in each.ports.values()}
+    only = f", only on {', '.join(map(str, sorted(known)))}" if known else ""
+    for port in sorted(policy.port_modes.keys() - known):
+        text = f"no workload with these labels is called on {port}{only}: it is the endpoint's port that counts, not the service's"
+        yield _odd(policy.origin, f"spec.portLevelMtls.{port}", text)
+
+
+def _odd(origin: Origin, where: str, text: str) -> Problem:
+    return Problem(file=origin.file, line=origin.line, label=origin.label, field=where, text=text)
 
 
 def _selects(each: Object) -> TypeGuard[AuthorizationPolicy | PeerAuthentication]:

@@ -84,9 +84,9 @@ spec: {selector: {matchLabels: {version: v1}}, mtls: {mode: PERMISSIVE}}
 """
 
 
-def way_in(address: str, *, is_grpc: bool = False) -> tuple[Listener, list[set[str]]]:
+def way_in(address: str, *, is_grpc: bool = False, lax: str = LAX) -> tuple[Listener, list[set[str]]]:
     """How the workload is called whose proxy says that it is at this address, or does not say, and whose friends each policy is about."""
-    world = world_of(following(State(), Parser(OURS).parse({"mesh.yaml": TWO + GUARDS + LAX})), OURS)
+    world = world_of(following(State(), Parser(OURS).parse({"mesh.yaml": TWO + GUARDS + lax})), OURS)
     proxy = Proxy(identity=account("api", "shop"), address=address, app_ports={8443: 8080}, is_grpc=is_grpc)
     made = Proxyless(Outbounds()).view(world, proxy) if is_grpc else view(world, proxy)
     listener, manager, routes = Listener(), HttpConnectionManager(), RouteConfiguration()
@@ -140,6 +140,20 @@ def test_a_change_of_policies_changes_the_routes_of_http_and_no_listener_unless_
     alike = seen(TWO.replace("version: v2", "version: v1"))
     assert names(alike) != [name]
     assert alike.listeners != before.listeners
+
+
+@pytest.mark.parametrize(
+    ("port", "chains", "warned"), [(8443, 2, []), (80, 1, ["spec.portLevelMtls.80"])], ids=["endpoint's", "service's"]
+)
+def test_the_mode_of_a_port_is_of_the_endpoints_port_and_one_that_is_of_none_is_warned_of(
+    port: int, chains: int, warned: list[str]
+):
+    lax = LAX.replace("mtls: {mode: PERMISSIVE}", f"portLevelMtls: {{{port}: {{mode: PERMISSIVE}}}}")
+    listener, _ = way_in("10.0.0.1", lax=lax)
+    assert len(listener.filter_chains) == chains
+    state = understood(State(), Files(texts={"a.yaml": TWO + lax}), Parser(OURS), "cluster.local")
+    assert [(each.label, each.field) for each in state.warnings] == [("PeerAuthentication shop/lax", f) for f in warned]
+    assert all("is called on 80, only on 8443: it is the endpoint's port" in each.text for each in state.warnings)
 
 
 @pytest.mark.parametrize("written", ["kind: AuthorizationPolicies", "kind: AuthorisationPolicy", "# no kind"])
