@@ -99,7 +99,7 @@ def pause(
     output: Output = Format.TABLE,
     _status_socket: NoStatusSocket = None,
 ) -> None:
-    """Take no further steps; the guard stays on. `meshca canary start` goes on."""  # fmt: skip
+    """Take no further steps; the guard stays on. `meshca canary start` goes on."""
     from meshca.router.canary.canary import paused
 
     _change(host, config_dir, domain, output, paused)
@@ -114,7 +114,7 @@ def promote(
     output: Output = Format.TABLE,
     _status_socket: NoStatusSocket = None,
 ) -> None:
-    """Send everything to the new version, at once and unguarded, and end the ramp."""  # fmt: skip
+    """Send everything to the new version, at once and unguarded, and end the ramp."""
     from meshca.router.canary.canary import promoted
 
     _change(host, config_dir, domain, output, promoted)
@@ -129,7 +129,7 @@ def abort(
     output: Output = Format.TABLE,
     _status_socket: NoStatusSocket = None,
 ) -> None:
-    """Go back to the weights from which the ramp started, and end it."""  # fmt: skip
+    """Go back to the weights from which the ramp started, and end it."""
     from meshca.router.canary.canary import aborted
 
     _change(host, config_dir, domain, output, aborted)
