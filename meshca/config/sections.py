@@ -98,7 +98,7 @@ class Router(Section):
 
     config_dir: AbsolutePath | None = Field(
         default=None,
-        description="The directory of its configuration, which is watched. None: no routing server.",
+        description="The directory of its configuration: there at the start, and watched from then on. None: no routing server.",
     )
     address: Annotated[str, BeforeValidator(values.address)] = Field(
         default="127.0.0.1",
