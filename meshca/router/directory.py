@@ -1,9 +1,10 @@
 """The directory of configuration: its files as texts, and word of each change.
 
 Rules:
-- All files are read at each change, so that a change of several is seen whole or seen again. Names, times and sizes are looked at twenty
-  times a second, or less often where that would take more than a tenth of the time: that misses nothing on any file system, nor where a
-  directory is swapped by a symbolic link.
+- Names, times and sizes are looked at twenty times a second, or less often where that would take more than a tenth of the time: on any
+  file system, and where a directory is swapped by a symbolic link. A change of several files is seen whole or seen again.
+- A file that is the same by all of these keeps its text. One that was written within the two seconds before it was read is read again: it
+  can be written once more without a trace, since file systems count time in steps, of two seconds at most.
 - Hidden files and editors' leftovers are no configuration. What can not be read is a problem of that file, not of the others.
 """
 
@@ -13,6 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from meshca.errors import InvalidInput, NotFound
 from meshca.router.mesh.objects import Problem
@@ -20,6 +22,8 @@ from meshca.router.mesh.objects import Problem
 SUFFIXES = (".yaml", ".yml", ".json")
 MOST_BYTES = 16 * 1024 * 1024
 LOOK_SECONDS = 0.05
+SETTLED_SECONDS = 2.0
+"""How long ago a file must have changed for another change to show."""
 _REST = 10
 """How many times as long as a look takes there is none, however many files there are."""
 
@@ -44,12 +48,12 @@ def check_directory(directory: Path) -> None:
 
 async def watch(directory: Path) -> AsyncIterator[Files]:
     """Yield what is there, at once and after each change, for ever. A directory that is there no more is a problem, not an end."""
-    seen: object = None
+    reader, seen = Directory(directory), None
     while True:
-        found, spent = await asyncio.to_thread(_look, directory)
+        found, spent = await asyncio.to_thread(_look, reader)
         if found != seen:
             seen = found
-            yield await asyncio.to_thread(read, directory)
+            yield found
         await asyncio.sleep(pause_after(spent))
 
 
@@ -58,24 +62,65 @@ def pause_after(spent: float) -> float:
     return max(LOOK_SECONDS, spent * _REST)
 
 
+def _look(reader: "Directory") -> tuple[Files, float]:
+    """What is there, and how many seconds of CPU time it took: not how long a busy process had to wait for them."""
+    started = time.thread_time()
+    return reader.read(time.time()), time.thread_time() - started
+
+
 def read(directory: Path) -> Files:
-    """All configuration files, in the order of their names."""
-    texts: dict[str, str] = {}
-    problems: list[Problem] = []
-    try:
-        paths = _files(directory)
-    except OSError as error:
-        return Files(problems=(_problem(str(directory), error, line=0),))
-    for path in paths:
+    """What is there now."""
+    return Directory(directory).read(time.time())
+
+
+class _Known(NamedTuple):
+    """What was read of a file. It `stays` for as long as the status is the same: place, size and times."""
+
+    status: tuple[int, ...]
+    content: str | Problem
+    stays: bool
+
+
+class Directory:
+    """A directory that is read again and again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, _Known] = {}
+
+    def read(self, now: float) -> Files:
+        """All configuration files, in the order of their names. `now` is in seconds since 1970, as the times of files are."""
         try:
-            texts[path.name] = _text(path)
-        except (OSError, ValueError) as error:
-            problems.append(_problem(path.name, error))
-    return Files(texts=texts, problems=tuple(problems))
+            with os.scandir(self._path) as entries:
+                found = sorted((each for each in entries if _is_configuration(each.name)), key=lambda each: each.name)
+        except OSError as error:
+            return Files(problems=(_problem(str(self._path), error, line=0),))
+        self._known = {each.name: self._file(each, now) for each in found}
+        contents = [(name, known.content) for name, known in self._known.items()]
+        return Files(
+            texts={name: content for name, content in contents if isinstance(content, str)},
+            problems=tuple(content for _, content in contents if isinstance(content, Problem)),
+        )
+
+    def _file(self, entry: "os.DirEntry[str]", now: float) -> _Known:
+        """What is in a file. One that the system does not let us read is asked for again each time."""
+        known = self._known.get(entry.name)
+        try:
+            status = entry.stat()
+            identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+            if known and known.stays and known.status == identity:
+                return known
+            return _Known(identity, _content(Path(entry.path)), now - status.st_ctime > SETTLED_SECONDS)
+        except OSError as error:
+            return _Known((), _problem(entry.name, error), stays=False)
 
 
-def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.iterdir() if _is_configuration(path.name))
+def _content(path: Path) -> str | Problem:
+    """The text, or that it is none. Raises OSError."""
+    try:
+        return _text(path)
+    except ValueError as error:
+        return _problem(path.name, error)
 
 
 def _text(path: Path) -> str:
@@ -94,28 +139,5 @@ def _problem(file: str, error: Exception, line: int = 1) -> Problem:
     return Problem(file=file, line=line, label="", field="", text=f"can not be read: {reason}")
 
 
-def _look(directory: Path) -> tuple[object, float]:
-    """The fingerprint, and how many seconds of CPU time it took: not how long a busy process had to wait for them."""
-    started = time.thread_time()
-    return _fingerprint(directory), time.thread_time() - started
-
-
-def _fingerprint(directory: Path) -> object:
-    """Differs when anything was written, added, removed or exchanged."""
-    try:
-        with os.scandir(directory) as entries:
-            return sorted((entry.name, _identity(entry)) for entry in entries if _is_configuration(entry.name))
-    except OSError as error:
-        return str(error)
-
-
 def _is_configuration(name: str) -> bool:
     return name.endswith(SUFFIXES) and not name.startswith(".")
-
-
-def _identity(entry: "os.DirEntry[str]") -> tuple[int, ...]:
-    try:
-        status = entry.stat()
-    except OSError:
-        return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,5 +1,6 @@
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -66,3 +67,41 @@ def test_a_pipe_is_a_problem_and_holds_up_nothing(tmp_path: Path):
 def test_looking_takes_no_more_than_a_tenth_of_the_time_however_many_files_there_are():
     assert directory.pause_after(0) == directory.LOOK_SECONDS
     assert directory.pause_after(1) == 10
+
+
+def test_a_file_that_is_the_same_is_not_read_again_and_one_that_is_not_is(tmp_path: Path):
+    paths = [tmp_path / f"{name}.yaml" for name in ("same", "rewritten", "replaced", "gone")]
+    for path in paths:
+        path.write_text("before")
+    later, reader = time.time() + 2 * directory.SETTLED_SECONDS, directory.Directory(tmp_path)
+    before = reader.read(later)
+    same, rewritten, replaced, gone = paths
+    times = [(status.st_atime_ns, status.st_mtime_ns) for status in map(Path.stat, paths)]
+    rewritten.write_text("after.")
+    gone.unlink()
+    (tmp_path / "new").write_text("after.")
+    (tmp_path / "new").rename(replaced)
+    for path, each in zip((rewritten, replaced), times[1:3], strict=True):
+        os.utime(path, ns=each)
+    after = reader.read(later)
+    assert after.texts == {"replaced.yaml": "after.", "rewritten.yaml": "after.", "same.yaml": "before"}
+    assert after.texts[same.name] is before.texts[same.name]
+
+
+def test_a_file_that_was_just_written_is_read_again_since_it_may_change_without_a_trace(tmp_path: Path):
+    (tmp_path / "young.yaml").write_text("before")
+    reader = directory.Directory(tmp_path)
+    first, second = reader.read(time.time()), reader.read(time.time())
+    assert second == first
+    assert second.texts["young.yaml"] is not first.texts["young.yaml"]
+
+
+def test_a_file_that_the_system_refused_is_asked_for_again_and_one_that_is_no_text_is_not(tmp_path: Path):
+    (tmp_path / "dangling.yaml").symlink_to(tmp_path / "target")
+    (tmp_path / "latin.yaml").write_bytes(b"\xff")
+    later, reader = time.time() + 2 * directory.SETTLED_SECONDS, directory.Directory(tmp_path)
+    first = reader.read(later)
+    (tmp_path / "target").write_text("there")
+    second = reader.read(later)
+    assert second.texts == {"dangling.yaml": "there"}
+    assert second.problems[0] is first.problems[1]
