@@ -92,6 +92,7 @@ class Parser:
 
     def __init__(self, trust_domain: TrustDomain) -> None:
         self._trust_domain = trust_domain
+        self._divided: dict[tuple[str, str], tuple[Part, ...]] = {}
         self._known: dict[Part, tuple[_Outcome, ...]] = {}
 
     def parse(self, texts: Mapping[str, str]) -> Parsed:
@@ -99,7 +100,8 @@ class Parser:
 
         Of several objects of one kind, namespace and name the first that is good stays.
         """
-        everything = [part for file, text in sorted(texts.items()) for part in parts(file, text)]
+        self._divided = {each: self._divided.get(each) or tuple(parts(*each)) for each in sorted(texts.items())}
+        everything = [part for divided in self._divided.values() for part in divided]
         self._known = {part: self._known.get(part) or self._read(part) for part in everything}
         outcomes = [outcome for part in everything for outcome in self._known[part]]
         return _together(outcomes)

@@ -153,6 +153,24 @@ def test_what_did_not_change_is_not_parsed_anew():
     assert after.problems == before.problems
 
 
+class Text(str):
+    """A text that counts how often it is looked through."""
+
+    __slots__ = ("looks",)
+
+    def removeprefix(self, prefix: str, /) -> str:
+        self.looks += 1
+        return super().removeprefix(prefix)
+
+
+def test_a_file_that_did_not_change_is_not_looked_through_again():
+    parser, text = Parser(TRUST_DOMAIN), Text("kind: Nothing")
+    text.looks = 0
+    for other in ("kind: One", "kind: Two"):
+        assert len(parser.parse({"a.yaml": text, "b.yaml": other}).problems) == 2
+    assert text.looks == 1
+
+
 def test_what_moves_within_its_file_knows_its_new_line():
     parser = Parser(TRUST_DOMAIN)
     (before,) = parser.parse({"a.yaml": rule(ROUTE)}).objects
