@@ -7,11 +7,11 @@ in the middle goes on from the stage that was reached. A change that moves no en
 import asyncio
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from itertools import chain
 
 from meshca.router.ads import Router
+from meshca.router.mesh.endpoints import Place
 from meshca.router.mesh.table import Table
-from meshca.router.resources.world import Place, World, places
+from meshca.router.resources.world import World
 from sds.watch import Latest
 from spiffe.id import SpiffeID
 
@@ -41,8 +41,8 @@ def stages(before: World | None, after: World, connected: Collection[SpiffeID]) 
     if before is None:
         yield after
         return
-    told = frozenset(_places(before.table)) - before.hidden
-    wanted = frozenset(_places(after.table))
+    told = _places(before.table) - before.hidden
+    wanted = _places(after.table)
     new = frozenset(place for place in wanted - told if place.identity in connected)
     leaving = (before.table, *before.leaving)[:_MOST_LEAVING] if told - wanted or before.leaving or new else ()
     if new:
@@ -52,9 +52,9 @@ def stages(before: World | None, after: World, connected: Collection[SpiffeID]) 
     yield after
 
 
-def _places(table: Table) -> Iterator[Place]:
+def _places(table: Table) -> frozenset[Place]:
     """Each place where somebody is called, with who must be there."""
-    return chain.from_iterable(map(places, table.services.values()))
+    return frozenset[Place]().union(*(service.places for service in table.services.values()))
 
 
 async def _settled(router: Router, wanted: Latest[World | None], seen: int) -> None:

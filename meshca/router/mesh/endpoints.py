@@ -24,6 +24,26 @@ class Instance:
     weight: int | None = None
     identity: SpiffeID | None = None
 
+    @property
+    def places(self) -> "Iterator[Place]":
+        """Where it is called on each of its ports; nowhere outside of the mesh."""
+        return (found for number in self.ports if (found := self.place(number)))
+
+    def place(self, port: int) -> "Place | None":
+        """Where it is called on a port of its service; None outside of the mesh."""
+        if self.identity is None:
+            return None
+        return Place(identity=self.identity, address=self.address, port=self.ports[port])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a workload is called: by whom it must be, and at which address and port."""
+
+    identity: SpiffeID
+    address: str
+    port: int
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:

@@ -10,9 +10,10 @@ Rules:
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple, TypeVar
 
-from meshca.router.mesh.endpoints import ByLabel, Instance, Lost, by_label, instances
+from meshca.router.mesh.endpoints import ByLabel, Instance, Lost, Place, by_label, instances
 from meshca.router.mesh.objects import (
     Destination,
     DestinationRule,
@@ -31,6 +32,7 @@ from meshca.router.mesh.objects import (
     WeightedDestination,
     WorkloadEntry,
 )
+from spiffe.id import SpiffeID
 
 DEFAULT_DOMAIN = "cluster.local"
 _Value = TypeVar("_Value")
@@ -54,15 +56,32 @@ class ClusterKey(NamedTuple):
         return self.name.replace(".", "_")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Service:
-    """One host that clients may call. `endpoints` are of all ports; `subsets` those that somebody defined or refers to."""
+    """One host that clients may call. `endpoints` are of all ports; `subsets` those that somebody defined or refers to.
+
+    What is asked of it again and again is found out once, and stays with it from table to table.
+    """
 
     host: str
     entry: ServiceEntry
     endpoints: tuple[Instance, ...]
     rule: DestinationRule | None = None
     subsets: Mapping[str, Subset] = field(default_factory=dict)
+
+    @cached_property
+    def by_identity(self) -> Mapping[SpiffeID, Sequence[Instance]]:
+        """The endpoints in the mesh, by who must be there."""
+        found: dict[SpiffeID, list[Instance]] = {}
+        for each in self.endpoints:
+            if each.identity:
+                found.setdefault(each.identity, []).append(each)
+        return found
+
+    @cached_property
+    def places(self) -> frozenset[Place]:
+        """Where it is called, with who must be there."""
+        return frozenset(place for each in self.endpoints for place in each.places)
 
     def port(self, number: int) -> ServicePort | None:
         """The port of that number."""
@@ -130,7 +149,7 @@ def overlaid(layers: Iterable[TrafficPolicy]) -> TrafficPolicy:
 
 
 def build(objects: Sequence[Object], domain: str = DEFAULT_DOMAIN, before: Table | None = None) -> Table:
-    """Resolve all references. What is wrong is told, never raised. From the table before comes what would be made again."""
+    """Resolve all references. What is wrong is told, never raised. What is equal to that of the table before is the very same object."""
     return _Builder(objects, domain, before or Table()).build()
 
 
@@ -155,8 +174,8 @@ class _Builder:
             self._add_hosts(service, hosts)
         reporting = tuple(self._reporting())
         return Table(
-            services=self._services,
-            hosts=hosts,
+            services=same(self._services, self._before.services),
+            hosts=same(hosts, self._before.hosts),
             reporting=reporting,
             problems=tuple(self._problems),
             warnings=tuple(_aimless(reporting)),
@@ -268,6 +287,11 @@ class _Builder:
         if "." in written or written in self._services or written == "*":
             return written
         return f"{written}.{namespace}.svc.{self._domain}"
+
+
+def same(after: Mapping[str, _Value], before: Mapping[str, _Value]) -> dict[str, _Value]:
+    """The values after, each the very object of before if it is equal."""
+    return {name: before[name] if before.get(name) == value else value for name, value in after.items()}
 
 
 def _aimless(reporting: Sequence[Reporting]) -> Iterator[Problem]:

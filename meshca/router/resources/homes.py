@@ -24,7 +24,7 @@ def home(world: World, proxy: Proxy) -> Instance:
 
 def loose(table: Table, objects: Iterable[Object]) -> Iterator[Instance]:
     """The workloads whose identity no service has: they only call."""
-    called = {None} | {each.identity for service in table.services.values() for each in service.endpoints}
+    called = {None}.union(*(service.by_identity for service in table.services.values()))
     for each in objects:
         if isinstance(each, WorkloadEntry) and each.endpoint.spiffe_id not in called:
             yield _instance(each)

@@ -4,23 +4,23 @@ Rules: a cluster and its endpoints are made once for all proxies, and anew only 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
-from meshca.router.mesh.endpoints import Instance
+from meshca.router.mesh.endpoints import Instance, Place
 from meshca.router.mesh.objects import AuthorizationPolicy, MTLSMode, Origin
-from meshca.router.mesh.table import ClusterKey, Service, Table
+from meshca.router.mesh.table import ClusterKey, Service, Table, same
 from meshca.router.resources import clusters, proxyless_clusters
 from meshca.router.resources.telemetry import Telling
 from sds.xds.resource import Resource
 from sds.xds.wire import pack
 from spiffe.id import SpiffeID, TrustDomain
 
-_Value = TypeVar("_Value")
 _SILENT = Telling()
+_NOBODY = frozenset[SpiffeID]()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +41,6 @@ class Rules:
         """The policies of one listener for several places: nobody knows which is called, so what those of any sort refuse is refused."""
         distinct = {(each.namespace, frozenset(each.labels.items())): each for each in callees}
         return [self.policies(each) for each in distinct.values()]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a workload is called: by whom it must be, and at which address and port."""
-
-    identity: SpiffeID
-    address: str
-    port: int
 
 
 class Made(NamedTuple):
@@ -90,32 +81,32 @@ class World:
     leaving: tuple[Table, ...] = ()
     made: dict[ClusterKey, Made] = field(default_factory=dict)
     proxyless: dict[ClusterKey, Made] = field(default_factory=dict)
-    _callees: dict[SpiffeID, list[tuple[Service, Instance]]] = field(init=False, default_factory=dict)
+    _callees: dict[SpiffeID, list[Service]] = field(init=False, default_factory=dict)
 
     def following(self, before: "World") -> "World":
-        """This world, made of the same objects as the one before it where it is equal: who compares sees at once what changed."""
-        services = _same(self.table.services, before.table.services)
+        """This world, with what the one before it has made of the same services and policies: who compares sees at once what changed."""
+        services = self.table.services
         identities = {
-            host: _identities(service) | before.identities.get(host, frozenset()) for host, service in services.items()
+            host: before.identities.get(host, _NOBODY).union(service.by_identity) for host, service in services.items()
         }
         return World(
             own=self.own,
-            table=replace(self.table, services=services, hosts=_same(self.table.hosts, before.table.hosts)),
+            table=self.table,
             rules=before.rules if self.rules.basis and self.rules.basis == before.rules.basis else self.rules,
-            identities=_same(identities, before.identities),
+            identities=same(identities, before.identities),
             made={key: made for key, made in before.made.items() if services.get(key.host) is made.service},
             proxyless={key: made for key, made in before.proxyless.items() if services.get(key.host) is made.service},
         )
 
     def resources(self, key: ClusterKey) -> tuple[Resource, Resource | None]:
         """The cluster of a key and, if its endpoints come by EDS, its load assignment."""
-        identities = self.identities.get(key.host) or _identities(self.table.services[key.host])
+        identities = self.identities.get(key.host) or frozenset(self.table.services[key.host].by_identity)
         return self._kept(self.made, key, identities, clusters)
 
     def proxyless_resources(self, key: ClusterKey) -> tuple[Resource, Resource | None]:
         """The same for gRPC, which takes each of these identities at each endpoint: only those of now count, and of who is leaving."""
         found = (table.services.get(key.host) for table in (self.table, *self.leaving))
-        identities = frozenset[SpiffeID]().union(*(_identities(service) for service in found if service))
+        identities = _NOBODY.union(*(service.by_identity for service in found if service))
         return self._kept(self.proxyless, key, identities, proxyless_clusters)
 
     def _kept(
@@ -132,25 +123,29 @@ class World:
         service = self.table.services[key.host]
         proof = origins(service)
         cluster = pack(key.name, shape.cluster(service, key, self.own, identities), proof)
-        members = [each for each in service.members(key.subset) if place(each, key.port) not in hidden]
+        members = [each for each in service.members(key.subset) if each.place(key.port) not in hidden]
         has_eds = shape.has_assignment(service)
         assignment = pack(key.name, shape.load_assignment(key, members), proof) if has_eds else None
         return Made(service, identities, hidden, cluster, assignment)
 
     def _hidden_of(self, service: Service) -> frozenset[Place]:
-        if not self.hidden:
-            return self.hidden
-        return self.hidden.intersection(places(service))
+        return self.hidden and self.hidden & service.places
 
     def places_of(self, identity: SpiffeID) -> list[tuple[Service, Instance]]:
         """Where this identity is called, or was in what is leaving."""
         if not self._callees:
-            for table in (self.table, *self.leaving):
-                for service in table.services.values():
-                    for instance in service.endpoints:
-                        if instance.identity:
-                            self._callees.setdefault(instance.identity, []).append((service, instance))
-        return self._callees.get(identity, [])
+            for service in self._services():
+                for each in service.by_identity:
+                    self._callees.setdefault(each, []).append(service)
+        found = self._callees.get(identity, ())
+        return [(service, instance) for service in found for instance in service.by_identity[identity]]
+
+    def _services(self) -> Iterator[Service]:
+        """Those of now, and as they are that change or go."""
+        services = self.table.services
+        yield from services.values()
+        for table in self.leaving:
+            yield from (each for host, each in table.services.items() if each is not services.get(host))
 
 
 def visible(world: World, service: Service, caller: SpiffeID) -> bool:
@@ -158,28 +153,6 @@ def visible(world: World, service: Service, caller: SpiffeID) -> bool:
     if service.entry.external or not service.endpoints:
         return caller.trust_domain == world.own
     return any(world.rules.may_call(caller, each) for each in service.endpoints)
-
-
-def places(service: Service) -> Iterator[Place]:
-    """Each place where a service is called, with who must be there."""
-    found = (place(instance, number) for instance in service.endpoints for number in instance.ports)
-    return (each for each in found if each)
-
-
-def place(instance: Instance, port: int) -> Place | None:
-    """Where an instance is called on a port of its service; None outside of the mesh."""
-    if instance.identity is None:
-        return None
-    return Place(identity=instance.identity, address=instance.address, port=instance.ports[port])
-
-
-def _same(after: Mapping[str, _Value], before: Mapping[str, _Value]) -> dict[str, _Value]:
-    """The values after, each the very object of before if it is equal."""
-    return {name: before[name] if before.get(name) == value else value for name, value in after.items()}
-
-
-def _identities(service: Service) -> frozenset[SpiffeID]:
-    return frozenset(each.identity for each in service.endpoints if each.identity)
 
 
 def origins(service: Service) -> tuple[Origin, ...]:

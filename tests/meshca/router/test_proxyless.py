@@ -53,10 +53,11 @@ CANARY = virtual("api", rule(to("api", "v1", 95), to("api", "v2", 5)))
 GRPC = Node(user_agent="gRPC C-core Linux")
 
 
-def world(*objects: Object, **rules: Any) -> World:
-    table = build(objects)
+def world(*objects: Object, before: World | None = None, **rules: Any) -> World:
+    table = build(objects, before=before.table if before else None)
     assert table.problems == ()
-    return World(own=OURS, table=table, rules=Rules(**rules))
+    made = World(own=OURS, table=table, rules=Rules(**rules))
+    return made.following(before) if before else made
 
 
 def seen(*objects: Object, by: SpiffeID = FRONTEND, **rules: Any) -> View:
@@ -137,7 +138,7 @@ def test_what_did_not_change_is_made_once():
     before = world(service("api", V1))
     before = before.following(before)
     first = Proxyless(Outbounds()).view(before, Proxy.read(FRONTEND, GRPC)).clusters["outbound|80||api"]
-    after = world(service("api", V1), service("new", V2, line=20)).following(before)
+    after = world(service("api", V1), service("new", V2, line=20), before=before)
     assert Proxyless(Outbounds()).view(after, Proxy.read(FRONTEND, GRPC)).clusters["outbound|80||api"] is first
 
 
@@ -196,7 +197,7 @@ def test_what_is_offered_to_several_is_made_once_and_again_when_endpoints_change
     before = first.following(first)
     mine, yours = (shapes.view(before, Proxy.read(caller, GRPC)) for caller in (FRONTEND, OTHER))
     assert mine.listeners["api"] is yours.listeners["api"]
-    after = shapes.view(world(service("api", V1, V2)).following(before), Proxy.read(FRONTEND, GRPC))
+    after = shapes.view(world(service("api", V1, V2), before=before), Proxy.read(FRONTEND, GRPC))
     assert after.routes["api:80"] is mine.routes["api:80"]
     assert after.endpoints["outbound|80||api"] != mine.endpoints["outbound|80||api"]
 

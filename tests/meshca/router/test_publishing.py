@@ -4,11 +4,12 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from google.protobuf.any_pb2 import Any
 
 from meshca.router.delivery.publishing import stages
+from meshca.router.mesh.endpoints import Place
 from meshca.router.mesh.objects import Object
 from meshca.router.mesh.table import build
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.view import view
-from meshca.router.resources.world import Place, World
+from meshca.router.resources.world import World
 from tests.support.routing import OURS, account, endpoint, rule, service, to, virtual
 
 V1, V2 = endpoint("10.0.0.1", version="v1"), endpoint("10.0.0.2", version="v2", identity=account("api-v2"))
@@ -68,6 +69,15 @@ def test_a_callee_listens_for_as_long_as_anybody_is_told_of_it():
     assert (told(first), listens(first)) == (["10.0.0.1"], True)
     assert last is wanted
     assert not listens(last)
+
+
+def test_a_workload_is_looked_up_once_where_nothing_of_it_changes_and_as_it_is_and_was_where_something_does():
+    still = service("still", V1, line=2)
+    before = build([BOTH, still])
+    stage = World(own=OURS, table=build([ONE, still], before=before), leaving=(before,))
+    found = [(host.host, instance.address) for host, instance in stage.places_of(account("api"))]
+    assert found == [("api", "10.0.0.1"), ("still", "10.0.0.1"), ("api", "10.0.0.1")]
+    assert [instance.address for _, instance in stage.places_of(account("api-v2"))] == ["10.0.0.2"]
 
 
 def test_what_comes_in_the_middle_goes_on_from_the_stage_that_was_reached():

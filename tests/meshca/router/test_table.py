@@ -169,6 +169,34 @@ def test_what_a_table_takes_from_the_one_before_is_as_if_it_were_made_anew():
     assert build([by_hand, selecting], before=before).services["api"].endpoints is before.services["api"].endpoints
 
 
+def test_what_is_equal_to_that_of_the_table_before_is_the_very_same_object():
+    objects = [API, service("other", V1, line=2), destination_rule("api"), virtual("api", rule(to("api", "v1")))]
+    before = build(objects)
+    after = build([replace(each) for each in objects] + [service("new", V2, line=9)], before=before)
+    assert all(after.services[host] is each for host, each in before.services.items())
+    assert after.hosts["api"] is before.hosts["api"]
+    moved = build([service("api", V1), *objects[1:3]], before=before).services
+    assert moved["api"] != before.services["api"]
+    assert moved["other"] is before.services["other"]
+
+
+def test_a_service_knows_by_whom_and_where_it_is_called():
+    outside, other = service("bank", V1, external=True, line=2), account("other")
+    table = build([service("api", V1, replace(V2, spiffe_id=other), V2, ports=(http(80), tcp(90))), outside])
+    api, bank = table.services["api"], table.services["bank"]
+    first, second, third = api.endpoints
+    assert api.by_identity == {account("api"): [first, third], other: [second]}
+    assert {(place.identity, place.address, place.port) for place in api.places} == {
+        (account("api"), "10.0.0.1", 80),
+        (account("api"), "10.0.0.1", 90),
+        (account("api"), "10.0.0.2", 80),
+        (account("api"), "10.0.0.2", 90),
+        (other, "10.0.0.2", 80),
+        (other, "10.0.0.2", 90),
+    }
+    assert (bank.by_identity, bank.places) == ({}, frozenset())
+
+
 def test_a_service_that_is_found_by_dns_is_its_own_endpoint_and_one_outside_has_no_identity():
     outside = service("www.example.org", resolution=Resolution.DNS, external=True)
     (found,) = build([outside]).services["www.example.org"].endpoints

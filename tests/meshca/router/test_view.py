@@ -27,10 +27,11 @@ V1, V2 = endpoint("10.0.0.1", version="v1"), endpoint("10.0.0.2", version="v2")
 CANARY = virtual("api", rule(to("api", "v1", 95), to("api", "v2", 5)))
 
 
-def world(*objects: Object, **rules: Any) -> World:
-    table = build(objects)
+def world(*objects: Object, before: World | None = None, **rules: Any) -> World:
+    table = build(objects, before=before.table if before else None)
     assert table.problems == ()
-    return World(own=OURS, table=table, rules=Rules(**rules))
+    made = World(own=OURS, table=table, rules=Rules(**rules))
+    return made.following(before) if before else made
 
 
 def unpacked(resource: Resource, kind: Callable[[], Any]) -> Any:
@@ -273,7 +274,7 @@ def test_what_did_not_change_is_not_made_again():
     before = world(service("api", V1), service("other", V2, line=2))
     before = before.following(before)
     first = view(before, Proxy(identity=FRONTEND))
-    after = world(service("api", V1), service("other", replace(V2, address="10.0.0.3"), line=2)).following(before)
+    after = world(service("api", V1), service("other", replace(V2, address="10.0.0.3"), line=2), before=before)
     second = view(after, Proxy(identity=FRONTEND))
     assert second.clusters["outbound|80||api"] is first.clusters["outbound|80||api"]
     assert second.endpoints["outbound|80||other"] != first.endpoints["outbound|80||other"]
@@ -285,7 +286,7 @@ def test_a_cluster_keeps_the_context_of_an_identity_that_may_still_be_in_use():
     canary = replace(V2, spiffe_id=account("api-canary"))
     before = world(service("api", V1, canary))
     before = before.following(before)
-    after = world(service("api", V1)).following(before)
+    after = world(service("api", V1), before=before)
     first, second = (view(each, Proxy(identity=FRONTEND)).clusters["outbound|80||api"] for each in (before, after))
     assert first == second
     assert view(world(service("api", V1)), Proxy(identity=FRONTEND)).clusters["outbound|80||api"] != second
@@ -335,15 +336,16 @@ def test_what_callers_have_in_common_follows_each_change_of_services_routes_and_
     first = first.following(first)
     assert ["api" in each for each in domains(first)] == [True, True]
     split = weights(first)
-    rerouted = world(service("api", V1, V2), virtual("api", rule(to("api", "v2"))), basis=1).following(first)
+    rerouted = world(service("api", V1, V2), virtual("api", rule(to("api", "v2"))), before=first, basis=1)
     assert weights(rerouted) == [view(rerouted, Proxy(identity=each)).routes["outbound"].version for each in callers]
     assert weights(rerouted) != split
     guarded = world(
         service("api", V1, V2),
         virtual("api", rule(to("api", "v2"))),
+        before=rerouted,
         basis=2,
         may_call=lambda caller, _callee: caller != closed,
-    ).following(rerouted)
+    )
     assert ["api" in each for each in domains(guarded)] == [True, False]
 
 
