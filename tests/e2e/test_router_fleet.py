@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from meshca.model import router_names
-from meshca.router.identity import MOST_STREAMS
+from meshca.router.admission import MOST_STREAMS
 from spiffe.id import TrustDomain
 from tests.bench.endpoints import spread
 from tests.support.crowd import crowd
