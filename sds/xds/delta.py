@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
+from sds.xds.edition import differing
 from sds.xds.resource import WILDCARD, Node, Resource, Resources, Snapshot, TypeRules, check_names, unit, versions
 from sds.xds.session import Brought, Event, Removed, find_type, held, outcome, remember
 
@@ -83,7 +84,8 @@ class _Subscription:
             self._subscribe(request.subscribe)
         else:
             events = self._start(request)
-        check_names(self.rules, self.names)
+        if request.subscribe:
+            check_names(self.rules, self.names)
         return events
 
     def _settle(self, error: str | None) -> tuple[Event, ...]:
@@ -144,11 +146,11 @@ class _Subscription:
 
     def show(self, resources: Resources) -> tuple[Event, ...]:
         """Take in what there is from now on."""
-        differing = _differing(self.resources, resources)
-        if differing is None or (self.stirred and self.changed is None):
-            self._stir()
+        before, may_be_any = self.resources, self.stirred and self.changed is None
+        if isinstance(before, dict) and isinstance(resources, dict) and not may_be_any:
+            self.changed = {*differing(before, resources), *(self.changed or ())}
         else:
-            self.changed = differing.union(self.changed or ())
+            self._stir()
         self.resources, self.stirred = resources, True
         return self.recognise()
 
@@ -211,13 +213,6 @@ class _Subscription:
             }
         self.answer_owed, self.nonce, self.awaiting = False, nonce, (changed, removed)
         return DeltaResponse(type_url=self.rules.type_url, nonce=nonce, resources=changed, removed=removed)
-
-
-def _differing(before: Resources | None, after: Resources) -> set[str] | None:
-    """The names of which the resources are not the same objects; None if there is no telling at once."""
-    if not isinstance(before, dict) or not isinstance(after, dict):
-        return None
-    return {name for name, each in after.items() if before.get(name) is not each}.union(before.keys() - after.keys())
 
 
 @dataclass(slots=True, kw_only=True)
