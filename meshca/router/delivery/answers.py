@@ -3,7 +3,7 @@
 Rules: it records and tells; what to show is decided by `meshca.router.delivery.delivery`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,7 +22,7 @@ class Ledger:
     """One type. `is_known` says whether its session was shown any of it."""
 
     type_url: str
-    shown: dict[str, Resource] = field(default_factory=dict)
+    shown: Mapping[str, Resource] = field(default_factory=dict)
     is_known: bool = False
     holdings: dict[str, Holding] = field(default_factory=dict)
     quarantine: Quarantine = field(default_factory=Quarantine)
@@ -48,11 +48,16 @@ class Ledger:
             self._hide(name)
         self.shown, self.is_known = chosen, True
 
-    def show_also(self, changed: Mapping[str, Resource]) -> None:
-        """Take note that these are shown in another version, and everything else as before."""
-        for resource in changed.values():
-            self._show(resource, None)
-        self.shown = {**self.shown, **changed}
+    def show_instead(self, shown: Mapping[str, Resource], changed: Iterable[str]) -> None:
+        """Take note that these are shown from now on, which are the same as before but for what changed."""
+        for name in changed:
+            self._show(shown[name], None)
+        self.shown = shown
+
+    def share(self, wanted: Mapping[str, Resource]) -> None:
+        """Keep what is wanted in place of what is shown where they are equal: others want the same, and it tells what changes next."""
+        if self.is_known and self.shown == wanted:
+            self.shown = wanted
 
     def _show(self, resource: Resource, needs: frozenset[str] | None) -> None:
         holding = self.holdings.setdefault(resource.name, Holding())
@@ -98,9 +103,13 @@ class Ledger:
 
     def bring(self, versions: Mapping[str, str]) -> None:
         """The client came with these. Endpoints go with their clusters: a client drops none on its own, whatever it is told."""
-        if self.type_url != ENDPOINTS:
-            for name, version in versions.items():
-                self._bring(name, version)
+        if self.type_url == ENDPOINTS:
+            return
+        if self.type_url in _ANSWERED and not self.is_known:
+            new = versions.keys() - self.holdings.keys()
+            self.shown = {**self.shown, **{name: Resource(name=name, version=versions[name], body=b"") for name in new}}
+        for name, version in versions.items():
+            self._bring(name, version)
 
     def _bring(self, name: str, version: str) -> None:
         came = brought(version)
@@ -110,9 +119,7 @@ class Ledger:
             held.good, held.sent = held.good or version, True
             return
         self.holdings[name] = came
-        if self.type_url in _ANSWERED and not self.is_known:
-            self.shown[name] = Resource(name=name, version=version, body=b"")
-        elif self.type_url in _ANSWERED:
+        if self.type_url in _ANSWERED and self.is_known:
             came.show(ABSENT, Version(resource=None))  # the session is about to remove it
 
     def mark_sent(self, names: tuple[str, ...]) -> None:

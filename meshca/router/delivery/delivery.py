@@ -35,6 +35,7 @@ from meshca.router.delivery.target import (
     Target,
     Waiting,
 )
+from sds.xds.edition import differing
 from sds.xds.resource import Resource, Snapshot
 from sds.xds.session import Acked, Brought, Event, Held, Nacked, Removed, Sent
 
@@ -78,10 +79,11 @@ class Delivery:
     """Old clusters that a client that is not gated has stopped using."""
 
     def set_target(self, target: Target, now: datetime) -> None:
-        """Take in what the client is to have from now on."""
+        """Take in what the client is to have from now on. Raises InvalidInput if that needs clusters that are not in it."""
         if not self.gated:
             self._outlived = self._found_outlived()
         if not self._show_at_once(target):
+            target.check()
             self._now = now
         self._target, self._objection = target, ""
         for type_url, ledger in self._ledgers.items():
@@ -177,17 +179,14 @@ class Delivery:
         is_steady = self._phase is Phase.STEADY and self._now is None and not self._held_back and self._is_idle()
         if not is_steady or target.others != before.others:
             return False
-        shown = ledger.shown
-        changed = {
-            name: each
-            for name, each in target.endpoints.items()
-            if (other := shown.get(name)) is not each and other != each
-        }
-        has_clusters = all(clusters.good(name) == target.clusters[name].version for name in changed)
-        if target.endpoints.keys() != ledger.shown.keys() or not has_clusters:
+        shown, wanted = ledger.shown, target.endpoints
+        changed = [name for name in differing(shown, wanted) if shown.get(name) != wanted.get(name)]
+        if not all(name in shown and name in wanted for name in changed):
+            return False
+        if not all(clusters.good(name) == target.clusters[name].version for name in changed):
             return False
         if changed:
-            ledger.show_also(changed)
+            ledger.show_instead(wanted, changed)
             self._snapshots[ENDPOINTS] = Snapshot(type_url=ENDPOINTS, resources=ledger.shown)
         return True
 
@@ -204,6 +203,7 @@ class Delivery:
         self._widen_or_narrow()
         self._enter(self._next_phase(), now)
         for type_url, ledger in self._ledgers.items():
+            ledger.share(self._target.of(type_url))
             before = self._snapshots.get(type_url)
             if ledger.is_known and (before is None or before.resources != ledger.shown):
                 self._snapshots[type_url] = Snapshot(type_url=type_url, resources=ledger.shown)

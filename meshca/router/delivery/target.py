@@ -20,8 +20,7 @@ ORDER = (CLUSTERS, ENDPOINTS, LISTENERS, ROUTES)
 class Target:
     """What a proxy is to have, by name. An endpoint resource has the name of its cluster; a cluster without one needs none.
 
-    `needs` says to which clusters a listener or route configuration refers; the two share it where they share a name. Raises
-    InvalidInput if one of these clusters is not here.
+    `needs` says to which clusters a listener or route configuration refers; the two share it where they share a name.
     """
 
     clusters: Mapping[str, Resource]
@@ -30,7 +29,8 @@ class Target:
     routes: Mapping[str, Resource]
     needs: Mapping[str, frozenset[str]]
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises InvalidInput if a cluster that something needs is not here."""
         for name, needs in self.needs.items():
             if missing := needs.difference(self.clusters):
                 raise InvalidInput(f"{name} needs clusters that are not there: {', '.join(sorted(missing))}")

@@ -1,6 +1,7 @@
 """Stories of one proxy: what it is shown, when, and why not. Each is told to both kinds of client where it holds for both."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import ceil, log2
 
 import pytest
@@ -9,6 +10,7 @@ from meshca.errors import InvalidInput
 from meshca.router.delivery.delivery import DEADLINE, Delivery
 from meshca.router.delivery.target import Phase, Target
 from sds.xds.delta import DeltaRequest
+from sds.xds.edition import Edition
 from sds.xds.resource import Resource
 from sds.xds.session import Acked, Request, Sent
 from tests.support.clock import FakeClock
@@ -668,11 +670,56 @@ def test_what_did_not_change_is_the_same_snapshot_and_other_types_are_nothing_to
     ]
 
 
+def shown(stream: Stream, type_url: str) -> object:
+    return next(each.resources for each in stream.delivery.shown() if each.type_url == type_url)
+
+
+def test_what_is_shown_is_the_very_mapping_that_others_are_shown_who_want_the_same():
+    wanted = target("a", "b", to="a b")
+    streams = [settled(True, wanted) for _ in range(2)]
+    for type_url in (CDS, EDS, LDS, RDS):
+        assert {id(shown(stream, type_url)) for stream in streams} == {id(wanted.of(type_url))}
+    changed = replace(wanted, endpoints={**wanted.endpoints, "a": made("a", 2)})
+    for stream in streams:
+        stream.target(changed)
+        stream.run()
+        assert shown(stream, EDS) is changed.endpoints
+        assert stream.envoy.have[EDS] == changed.endpoints
+
+
+class Unread(Edition):
+    """Resources that nobody may go through."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("all of it was looked at")
+
+    def items(self) -> object:  # type: ignore[override]
+        raise AssertionError("all of it was compared")
+
+
+def test_endpoints_that_know_what_changed_are_not_compared():
+    wanted = replace(target("a", "b", to="a b"), endpoints=Edition({name: made(name, 1) for name in "ab"}))
+    stream = settled(True, wanted)
+    before = stream.delivery.shown()
+    changed = Unread({**wanted.endpoints, "a": made("a", 2)}, before=wanted.endpoints, changed={"a"})
+    stream.target(replace(wanted, endpoints=changed))
+    stream.run()
+    assert stream.envoy.have[EDS]["a"] == made("a", 2)
+    assert shown(stream, EDS) is changed
+    assert [one is other for one, other in zip(before, stream.delivery.shown(), strict=True)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+
+
 def test_nothing_is_shown_without_a_target():
     delivery = Delivery()
     assert (delivery.shown(), delivery.next_deadline(), delivery.standing().phase) == ((), None, Phase.STEADY)
 
 
 def test_a_target_whose_needs_are_not_in_it_is_refused():
+    delivery = Delivery()
     with pytest.raises(InvalidInput, match="http needs clusters that are not there: b"):
-        target("a", to="a b")
+        delivery.set_target(target("a", to="a b"), FakeClock().now())
