@@ -126,8 +126,10 @@ class Router:
                     self._outbounds.forget(peer.spiffe_id)
                 logger.info("proxy left", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
 
-    def _view(self, world: World, proxy: Proxy) -> View:
-        return self._proxyless.view(world, proxy) if proxy.is_grpc else view(world, proxy, self._outbounds)
+    def _view(self, world: World, client: Client) -> View:
+        if client.proxy.is_grpc:
+            return self._proxyless.view(world, client.proxy)
+        return view(world, client.proxy, self._outbounds, client.view)
 
 
 class _Feed:
@@ -138,7 +140,7 @@ class _Feed:
         *,
         client: Client,
         worlds: Latest[World | None],
-        view: Callable[[World, Proxy], View],
+        view: Callable[[World, Client], View],
         now: Now,
     ) -> None:
         self._client = client
@@ -166,7 +168,7 @@ class _Feed:
         """Set each new target, and stir the stream."""
         async for world in self._worlds.watch():
             if world is not None:
-                made = self._view(world, self._client.proxy)
+                made = self._view(world, self._client)
                 if self._client.take(world, made, self._now()):
                     self._stirred.set()
 

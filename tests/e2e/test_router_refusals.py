@@ -44,8 +44,9 @@ def with_bad(world: World, **changes: Resource) -> World:
     service, where = world.table.services[key(BAD).host], key(BAD)
     cluster, assignment = world.resources(where)
     wrong = {"cluster": cluster, "assignment": assignment, **changes}
-    entry = Made(service, world.identities[where.host], frozenset(), wrong["cluster"], wrong["assignment"])
-    return replace(world, made={**world.made, where: entry})
+    identities = frozenset([*world.identities[where.host]])  # another object: so something of this host has changed
+    entry = Made(service, identities, frozenset(), wrong["cluster"], wrong["assignment"])
+    return replace(world, made={**world.made, where: entry}, identities={**world.identities, where.host: identities})
 
 
 def new_world(services: int) -> World:

@@ -6,9 +6,9 @@ Rules:
   identity a look at what there is, and nothing that is made of it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeAlias
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self, TypeAlias
 
 from envoy.config.route.v3.route_components_pb2 import Route as RouteMessage
 from envoy.config.route.v3.route_components_pb2 import VirtualHost as VirtualHostMessage
@@ -20,6 +20,7 @@ from meshca.router.mesh.table import ClusterKey, Service, VirtualHost
 from meshca.router.resources.listeners import OUTBOUND
 from meshca.router.resources.routes import is_for, routes, to_cluster
 from meshca.router.resources.world import World, origins, visible
+from sds.xds.edition import Edition
 from sds.xds.resource import Resource
 from sds.xds.wire import pack
 from spiffe.id import SpiffeID
@@ -53,23 +54,30 @@ _Sort: TypeAlias = tuple[str, tuple[bool, ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Outbound:
-    """The same for all that are offered the same: the route configuration, the clusters that it refers to, and those of TCP ports."""
+    """The same for all that are offered the same: the route configuration, the clusters that it refers to, and those of TCP ports.
 
-    world: World
+    `services` has the services of the TCP ports.
+    """
+
     offers: tuple[Offer, ...]
     config: Resource
     keys: tuple[ClusterKey, ...]
     tcp: tuple[ClusterKey, ...]
     needs: frozenset[str]
-    clusters: dict[str, Resource] = field(init=False, default_factory=dict)
-    endpoints: dict[str, Resource] = field(init=False, default_factory=dict)
+    services: Mapping[str, Service]
+    clusters: Edition
+    endpoints: Edition
 
-    def __post_init__(self) -> None:
-        for key in (*self.keys, *self.tcp):
-            cluster, assignment = self.world.resources(key)
-            self.clusters[key.name] = cluster
-            if assignment:
-                self.endpoints[key.name] = assignment
+    def following(self, world: World, changed: Container[str]) -> Self:
+        """The same in the next world, in which nothing is otherwise but these hosts. What does not change is the very same object."""
+        made = {key.name: world.resources(key) for key in (*self.keys, *self.tcp) if key.host in changed}
+        tcp = {key.host: world.table.services[key.host] for key in self.tcp if key.host in changed}
+        return replace(
+            self,
+            services={**self.services, **tcp} if tcp else self.services,
+            clusters=self.clusters.following({name: cluster for name, (cluster, _) in made.items()}),
+            endpoints=self.endpoints.following({name: assignment for name, (_, assignment) in made.items()}),
+        )
 
     @property
     def http_ports(self) -> frozenset[int]:
@@ -82,7 +90,7 @@ class Outbound:
 
 
 class Seen(NamedTuple):
-    """What an identity is offered of a host, and of what that was made."""
+    """What callers of one sort are offered of a host, and of what that was made."""
 
     service: Service | None
     virtual: VirtualHost | None
@@ -97,7 +105,7 @@ class Outbounds:
         self._offers: dict[tuple[str, _Sort], Seen] = {}
         self._seen: dict[SpiffeID, Look] = {}
         self._before: World | None = None
-        self._changed: tuple[str, ...] | None = None
+        self._changed: frozenset[str] | None = None
         """The hosts that are otherwise than in the world before; None if there are others, or they are ordered otherwise."""
         self._made: dict[tuple[int, ...], Outbound] = {}
         self._made_before: dict[tuple[int, ...], Outbound] = {}
@@ -105,10 +113,16 @@ class Outbounds:
     def of(self, world: World, caller: SpiffeID) -> Outbound:
         """What goes out of the proxies of this identity."""
         look = self.look(world, caller)
-        if look.key not in self._made:
-            before = self._made_before.get(look.key)
-            self._made[look.key] = replace(before, world=world) if before else _outbound(world, look)
-        return self._made[look.key]
+        made = self._made.get(look.key)
+        if made is None:
+            made = self._made[look.key] = self._make(world, look)
+        return made
+
+    def _make(self, world: World, look: "Look") -> Outbound:
+        before = self._made_before.get(look.key)
+        if before is None or self._changed is None:
+            return _outbound(world, look)
+        return before.following(world, self._changed)
 
     def look(self, world: World, caller: SpiffeID) -> "Look":
         """What is offered to this identity."""
@@ -125,9 +139,10 @@ class Outbounds:
         """Another world: what nobody used in the one before goes."""
         self._before, self._world = self._world, world
         self._changed = _changed(self._before, world) if self._before else None
-        self._made_before, self._made = self._made or self._made_before, {}
-        hosts = world.table.services.keys() | world.table.hosts.keys()
-        self._offers = {key: seen for key, seen in self._offers.items() if key[0] in hosts}
+        self._made_before, self._made = self._made, {}
+        if self._changed is None:
+            hosts = {*_hosts(world)}
+            self._offers = {key: seen for key, seen in self._offers.items() if key[0] in hosts}
 
     def _look(self, world: World, caller: SpiffeID) -> "Look":
         before = self._seen.get(caller)
@@ -137,21 +152,21 @@ class Outbounds:
         if before is None or self._changed is None or not is_next:
             return Look.at(world, {host: self._offer(world, host, caller) for host in _hosts(world)})
         fresh = {host: self._offer(world, host, caller) for host in self._changed}
-        hosts = {**before.hosts, **fresh}
-        is_same = all(seen.offer is before.hosts[host].offer for host, seen in fresh.items())
-        return Look(world, hosts, before.key) if is_same else Look.at(world, hosts)
+        if all(offer is before.by_host[host] for host, offer in fresh.items()):
+            return replace(before, world=world)
+        return Look.at(world, {**before.by_host, **fresh})
 
-    def _offer(self, world: World, host: str, caller: SpiffeID) -> Seen:
+    def _offer(self, world: World, host: str, caller: SpiffeID) -> Offer:
         service, virtual = world.table.services.get(host), world.table.hosts.get(host)
         if service and not visible(world, service, caller):
-            return Seen(service, virtual, _NOTHING)
+            return _NOTHING
         key = host, _sort(host, virtual, caller)
         seen = self._offers.get(key)
         if seen is None or seen.service is not service or seen.virtual is not virtual:
             offer = _offer(host, service, virtual, caller)
             same = seen is not None and seen.offer == offer
             seen = self._offers[key] = Seen(service, virtual, seen.offer if seen and same else offer)
-        return seen
+        return seen.offer
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,23 +174,24 @@ class Look:
     """What an identity is offered in a world, by host; `key` is the same for all that are offered the same."""
 
     world: World
-    hosts: dict[str, Seen]
+    by_host: Mapping[str, Offer]
     key: tuple[int, ...]
 
     @classmethod
-    def at(cls, world: World, hosts: dict[str, Seen]) -> "Look":
+    def at(cls, world: World, by_host: Mapping[str, Offer]) -> "Look":
         """With its key: offers are kept with what is made of them, so their ids are theirs."""
-        return cls(world, hosts, tuple(id(seen.offer) for seen in hosts.values()))
+        return cls(world, by_host, tuple(map(id, by_host.values())))
 
     @property
     def offers(self) -> tuple[Offer, ...]:
         """All of them, in order."""
-        return tuple(seen.offer for seen in self.hosts.values())
+        return tuple(self.by_host.values())
 
     @property
     def hidden(self) -> frozenset[str]:
         """The services that this identity may not call: a route of another may lead there, and tells nothing of them."""
-        return frozenset(host for host, seen in self.hosts.items() if seen.service and seen.offer is _NOTHING)
+        services = self.world.table.services
+        return frozenset(host for host, offer in self.by_host.items() if offer is _NOTHING and host in services)
 
 
 def _hosts(world: World) -> list[str]:
@@ -184,16 +200,11 @@ def _hosts(world: World) -> list[str]:
     return [*services, *(host for host in world.table.hosts if host not in services)]
 
 
-def _changed(before: World, after: World) -> tuple[str, ...] | None:
+def _changed(before: World, after: World) -> frozenset[str] | None:
     hosts = _hosts(after)
     if hosts != _hosts(before):
         return None
-    one, other = before.table, after.table
-    return tuple(
-        host
-        for host in hosts
-        if one.services.get(host) is not other.services.get(host) or one.hosts.get(host) is not other.hosts.get(host)
-    )
+    return frozenset(host for host in hosts if after.differs(before, host))
 
 
 def _sort(host: str, virtual: VirtualHost | None, caller: SpiffeID) -> _Sort:
@@ -221,14 +232,17 @@ def _outbound(world: World, look: Look) -> Outbound:
     offers, hidden = look.offers, look.hidden
     hosts = [host for offer in offers for host in offer.hosts]
     keys = sorted({key for host in hosts for key in host.keys if key.host not in hidden})
-    return Outbound(
-        world=world,
+    empty = Outbound(
         offers=offers,
         config=_config(hosts, _nowhere()),
         keys=tuple(keys),
         tcp=tuple(key for offer in offers for key in offer.tcp),
         needs=frozenset(key.name for key in keys),
+        services={},
+        clusters=Edition({}),
+        endpoints=Edition({}),
     )
+    return empty.following(world, world.table.services.keys())
 
 
 def _config(hosts: Sequence[Host], otherwise: VirtualHostMessage) -> Resource:

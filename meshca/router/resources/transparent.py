@@ -55,7 +55,7 @@ class Callees:
     @classmethod
     def of(cls, out: Outbound) -> Self:
         """Those of a proxy."""
-        services = out.world.table.services
+        services = out.services
         return cls(
             http_ports=out.http_ports,
             by_address=by_address(services, out.tcp),

@@ -4,7 +4,7 @@ Rules: each resource carries the objects that it came from, so that a NACK can b
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from meshca.router.mesh.endpoints import Instance
 from meshca.router.mesh.objects import Origin
@@ -32,11 +32,19 @@ class View:
     listeners: Mapping[str, Resource]
     routes: Mapping[str, Resource]
     needs: Mapping[str, frozenset[str]]
+    basis: object = field(default=None, compare=False, repr=False)
+    """What it was made of, but for endpoints where calls go out: if that is the same, so is all else."""
 
 
-def view(world: World, proxy: Proxy, outbounds: Outbounds | None = None) -> View:
-    """All that a proxy gets. With `outbounds` what it has in common with others is made once for all of them."""
+def view(world: World, proxy: Proxy, outbounds: Outbounds | None = None, before: View | None = None) -> View:
+    """All that a proxy gets. With `outbounds` what it has in common with others is made once for all of them.
+
+    With the view `before` nothing is made again where nothing but endpoints changed.
+    """
     out = (outbounds or Outbounds()).of(world, proxy.identity)
+    basis = _basis(world, proxy, out)
+    if before and before.basis == basis:
+        return replace(before, endpoints=out.endpoints)
     inbound = tuple(inbound_of(world, proxy))
     apps = {spec.name: pack(spec.name, listeners.inbound_cluster(spec)) for spec, _ in inbound}
     judged = {spec.name: _routes_in(world, spec, callees) for spec, callees in inbound if spec.protocol.is_http}
@@ -52,8 +60,9 @@ def view(world: World, proxy: Proxy, outbounds: Outbounds | None = None) -> View
     ways = {way.listener.name: way for way in (main, *tcp, *ways_in(proxy, made))}
     passes = proxy.transparent is not None and proxy.transparent.passes_unknown
     beyond = {PASSTHROUGH: pack(PASSTHROUGH, transparent.passthrough())} if passes else {}
+    own = apps | {cluster.name: cluster for cluster, _ in spans} | beyond
     return View(
-        clusters=out.clusters | apps | {cluster.name: cluster for cluster, _ in spans} | beyond,
+        clusters=out.clusters | own if own else out.clusters,
         endpoints=out.endpoints | {each.name: each for _, each in spans if each} if spans else out.endpoints,
         listeners={name: way.resource for name, way in ways.items()},
         routes={
@@ -64,7 +73,14 @@ def view(world: World, proxy: Proxy, outbounds: Outbounds | None = None) -> View
             **{name: way.needs for name, way in ways.items()},
             **{each.name: frozenset({app}) for app, each in judged.items()},
         },
+        basis=None if spans else basis,
     )
+
+
+def _basis(world: World, proxy: Proxy, out: Outbound) -> tuple[object, ...]:
+    """All that a view is made of, but for the endpoints. What says most, and costs least to compare, comes first."""
+    called = world.places_of(proxy.identity)
+    return out.clusters, out.services, world.rules, world.own, proxy, called, out.offers
 
 
 def _collectors(

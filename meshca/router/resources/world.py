@@ -98,6 +98,17 @@ class World:
             proxyless={key: made for key, made in before.proxyless.items() if services.get(key.host) is made.service},
         )
 
+    def differs(self, before: "World", host: str) -> bool:
+        """Whether anything that is made of a host may be otherwise than in that world, but for its policies."""
+        one, other = self.table, before.table
+        service = one.services.get(host)
+        return (
+            service is not other.services.get(host)
+            or one.hosts.get(host) is not other.hosts.get(host)
+            or self.identities.get(host) is not before.identities.get(host)
+            or bool(service and service.places & (self.hidden ^ before.hidden))
+        )
+
     def resources(self, key: ClusterKey) -> tuple[Resource, Resource | None]:
         """The cluster of a key and, if its endpoints come by EDS, its load assignment."""
         identities = self.identities.get(key.host) or frozenset(self.table.services[key.host].by_identity)
