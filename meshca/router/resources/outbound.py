@@ -9,6 +9,7 @@ Rules:
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self, TypeAlias
+from weakref import WeakValueDictionary
 
 from envoy.config.route.v3.route_components_pb2 import Route as RouteMessage
 from envoy.config.route.v3.route_components_pb2 import VirtualHost as VirtualHostMessage
@@ -107,19 +108,19 @@ class Outbounds:
         self._before: World | None = None
         self._changed: frozenset[str] | None = None
         """The hosts that are otherwise than in the world before; None if there are others, or they are ordered otherwise."""
-        self._made: dict[tuple[int, ...], Outbound] = {}
-        self._made_before: dict[tuple[int, ...], Outbound] = {}
+        self._offered: WeakValueDictionary[tuple[object, ...], Offered] = WeakValueDictionary()
+        self._made: dict[Offered, Outbound] = {}
+        self._made_before: dict[Offered, Outbound] = {}
 
     def of(self, world: World, caller: SpiffeID) -> Outbound:
         """What goes out of the proxies of this identity."""
         look = self.look(world, caller)
-        made = self._made.get(look.key)
-        if made is None:
-            made = self._made[look.key] = self._make(world, look)
-        return made
+        if look.offered not in self._made:
+            self._made[look.offered] = self._make(world, look)
+        return self._made[look.offered]
 
     def _make(self, world: World, look: "Look") -> Outbound:
-        before = self._made_before.get(look.key)
+        before = self._made_before.get(look.offered)
         if before is None or self._changed is None:
             return _outbound(world, look)
         return before.following(world, self._changed)
@@ -150,11 +151,16 @@ class Outbounds:
             return before
         is_next = before is not None and before.world is self._before and before.world.rules is world.rules
         if before is None or self._changed is None or not is_next:
-            return Look.at(world, {host: self._offer(world, host, caller) for host in _hosts(world)})
-        fresh = {host: self._offer(world, host, caller) for host in self._changed}
-        if all(offer is before.by_host[host] for host, offer in fresh.items()):
-            return replace(before, world=world)
-        return Look.at(world, {**before.by_host, **fresh})
+            return Look(world, self._shared({host: self._offer(world, host, caller) for host in _hosts(world)}))
+        offered, fresh = before.offered, {host: self._offer(world, host, caller) for host in self._changed}
+        if any(offer is not offered.by_host[host] for host, offer in fresh.items()):
+            offered = self._shared({**offered.by_host, **fresh})
+        return Look(world, offered)
+
+    def _shared(self, by_host: dict[str, Offer]) -> "Offered":
+        """One for all who are offered the same. It keeps its offers, so their ids are theirs for as long as it is there."""
+        key = (*by_host, *map(id, by_host.values()))
+        return self._offered.setdefault(key, Offered(by_host))
 
     def _offer(self, world: World, host: str, caller: SpiffeID) -> Offer:
         service, virtual = world.table.services.get(host), world.table.hosts.get(host)
@@ -169,29 +175,29 @@ class Outbounds:
         return seen.offer
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What an identity is offered in a world, by host; `key` is the same for all that are offered the same."""
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Offered:
+    """What is offered to some identities, by host: one and the same for all that are offered the same."""
+
+    by_host: Mapping[str, Offer]
+
+
+class Look(NamedTuple):
+    """What an identity is offered in a world."""
 
     world: World
-    by_host: Mapping[str, Offer]
-    key: tuple[int, ...]
-
-    @classmethod
-    def at(cls, world: World, by_host: Mapping[str, Offer]) -> "Look":
-        """With its key: offers are kept with what is made of them, so their ids are theirs."""
-        return cls(world, by_host, tuple(map(id, by_host.values())))
+    offered: Offered
 
     @property
     def offers(self) -> tuple[Offer, ...]:
         """All of them, in order."""
-        return tuple(self.by_host.values())
+        return tuple(self.offered.by_host.values())
 
     @property
     def hidden(self) -> frozenset[str]:
         """The services that this identity may not call: a route of another may lead there, and tells nothing of them."""
-        services = self.world.table.services
-        return frozenset(host for host, offer in self.by_host.items() if offer is _NOTHING and host in services)
+        by_host, services = self.offered.by_host, self.world.table.services
+        return frozenset(host for host, offer in by_host.items() if offer is _NOTHING and host in services)
 
 
 def _hosts(world: World) -> list[str]:

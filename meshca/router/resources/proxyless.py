@@ -27,7 +27,7 @@ from meshca.router.mesh.table import ClusterKey
 from meshca.router.resources import proxyless_clusters
 from meshca.router.resources.clusters import ADS, address
 from meshca.router.resources.listeners import http_filter
-from meshca.router.resources.outbound import Host, Look, Offer, Outbounds
+from meshca.router.resources.outbound import Host, Look, Offered, Outbounds
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.proxyless_routes import destinations, routes
 from meshca.router.resources.routes import FAULT_FILTER
@@ -48,7 +48,6 @@ class Callees:
     """What a program may call, the same for all that are offered the same: a listener for each name, routes, and clusters."""
 
     world: World
-    offers: tuple[Offer, ...]
     listeners: Mapping[str, Resource]
     routes: Mapping[str, Resource]
     keys: tuple[ClusterKey, ...]
@@ -70,7 +69,7 @@ class Proxyless:
         self._outbounds = outbounds
         self._world: World | None = None
         self._outside: frozenset[str] = frozenset()
-        self._made: dict[tuple[frozenset[str], tuple[int, ...]], Callees] = {}
+        self._made: dict[tuple[frozenset[str], Offered], Callees] = {}
 
     def view(self, world: World, proxy: Proxy) -> View:
         """All that a gRPC program of this identity may ask for, by name."""
@@ -88,7 +87,7 @@ class Proxyless:
             self._made = {key: made for key, made in self._made.items() if made.world is self._world}
             self._world, self._outside = world, _outside(world)
         look = self._outbounds.look(world, proxy.identity)
-        key = self._outside, look.key
+        key = self._outside, look.offered
         made = self._made.get(key)
         if made is None or made.world is not world:
             made = self._made[key] = replace(made, world=world) if made else _callees(world, look, self._outside)
@@ -100,13 +99,12 @@ def _outside(world: World) -> frozenset[str]:
 
 
 def _callees(world: World, look: Look, outside: frozenset[str]) -> Callees:
-    offers, hidden = look.offers, look.hidden
-    every = [host for offer in offers for host in offer.hosts]
+    hidden = look.hidden
+    every = [host for offer in look.offers for host in offer.hosts]
     hosts = [host for host in every if outside.isdisjoint(key.host for key in host.keys)]
     names = {name: host for host in reversed(hosts) for name in host.domains if "*" not in name}
     return Callees(
         world=world,
-        offers=offers,
         listeners={name: pack(name, _outbound(name, host.name), host.origins) for name, host in names.items()},
         routes={host.name: pack(host.name, _configuration(host), host.origins) for host in hosts},
         keys=tuple(sorted({key for host in hosts for key in host.keys if key.host not in hidden})),
