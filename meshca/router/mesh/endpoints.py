@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
-from meshca.router.mesh.objects import ServiceEntry, WorkloadEndpoint, WorkloadEntry
+from meshca.router.mesh.objects import Origin, Resolution, ServiceEntry, WorkloadEndpoint, WorkloadEntry
 from spiffe.errors import SpiffeError
 from spiffe.id import SpiffeID
 
@@ -47,8 +47,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """An endpoint that can not be used, and why."""
+    """An endpoint that can not be used, and why: something in the object that it came from, or in the service."""
 
+    origin: Origin
     where: str
     line: int
     text: str
@@ -60,9 +61,9 @@ def namespace_of(identity: SpiffeID) -> str:
 
 
 def ip(text: str) -> IPv4Address | IPv6Address | None:
-    """The address that a text is; None for a name."""
+    """The address that a text is; None for a name, and for an address that holds on one link only, which Envoy does not take."""
     try:
-        return ip_address(text)
+        return None if "%" in text else ip_address(text)
     except ValueError:
         return None
 
@@ -84,28 +85,43 @@ def instances(entry: ServiceEntry, workloads: ByLabel) -> tuple[tuple[Instance, 
     """The endpoints of a service that can be used, and those that can not."""
     found: list[Instance] = []
     lost: list[Lost] = []
-    for namespace, endpoint in _written(entry, workloads):
+    for origin, endpoint in _written(entry, workloads):
         try:
-            found.append(_instance(entry, namespace, endpoint))
+            if entry.resolution is Resolution.STATIC and ip(endpoint.address) is None:
+                lost.append(_no_address(entry, origin, endpoint))
+            else:
+                found.append(_instance(entry, origin.namespace, endpoint))
         except LookupError as error:
-            where = endpoint.where or "spec.endpoints"
-            lost.append(Lost(where=where, line=endpoint.line, text=str(error.args[0])))
+            lost.append(_no_identity(entry, origin, endpoint, str(error.args[0])))
     return tuple(found), tuple(lost)
 
 
-def _written(entry: ServiceEntry, workloads: ByLabel) -> Iterator[tuple[str, WorkloadEndpoint]]:
-    """Each endpoint, with the namespace it is of. A DNS service without endpoints is its own."""
+def _no_address(entry: ServiceEntry, origin: Origin, endpoint: WorkloadEndpoint) -> Lost:
+    text = f"{endpoint.address!r} is not an IP address: {entry.hosts[0]}, which selects it, has resolution STATIC"
+    return Lost(origin=origin, where="spec.address", line=endpoint.line, text=text)
+
+
+def _no_identity(entry: ServiceEntry, origin: Origin, endpoint: WorkloadEndpoint, text: str) -> Lost:
+    """Told of the service, which may have lost its own; its last good version is kept then."""
+    if origin is entry.origin:
+        return Lost(origin=origin, where=endpoint.where or "spec.endpoints", line=endpoint.line, text=text)
+    where = f"{origin.label} ({origin.file}:{origin.line}): {text}"
+    return Lost(origin=entry.origin, where="spec.workloadSelector", line=0, text=where)
+
+
+def _written(entry: ServiceEntry, workloads: ByLabel) -> Iterator[tuple[Origin, WorkloadEndpoint]]:
+    """Each endpoint, with the object that it is of. A DNS service without endpoints is its own."""
     namespace = entry.origin.namespace
     for endpoint in entry.endpoints:
-        yield namespace, endpoint
+        yield entry.origin, endpoint
     wanted = entry.workload_selector.items()
     having = [workloads.get((namespace, *label), ()) for label in wanted]
     for workload in min(having, key=len, default=()):
         if wanted <= workload.endpoint.labels.items():
-            yield namespace, workload.endpoint
-    if not entry.endpoints and not wanted and entry.resolution == "DNS":
+            yield workload.origin, workload.endpoint
+    if not entry.endpoints and not wanted and entry.resolution is Resolution.DNS:
         for host in entry.hosts:
-            yield namespace, WorkloadEndpoint(address=host)
+            yield entry.origin, WorkloadEndpoint(address=host)
 
 
 def _instance(entry: ServiceEntry, namespace: str, endpoint: WorkloadEndpoint) -> Instance:

@@ -192,7 +192,7 @@ class _Builder:
     def _add_service(self, entry: ServiceEntry, workloads: ByLabel) -> None:
         found, lost = self._instances(entry, workloads)
         for problem in lost:
-            self._report(entry.origin, problem.where, problem.text, problem.line)
+            self._report(problem.origin, problem.where, problem.text, problem.line)
         for index, host in enumerate(entry.hosts):
             if taken := self._services.get(host):
                 self._report(entry.origin, f"spec.hosts[{index}]", f"{host} is taken by {_at(taken.entry.origin)}")

@@ -64,7 +64,7 @@ def host_or_wildcard(text: str) -> str:
 def ip_address(text: str) -> str:
     """An IP address, in its shortest spelling."""
     try:
-        return str(ipaddress.ip_address(text))
+        return str(ipaddress.ip_address(text.replace("%", " ")))  # Envoy takes no address of one link only
     except ValueError as error:
         raise InvalidInput(f"{shown(text)} is not an IP address") from error
 

@@ -210,7 +210,7 @@ def test_a_host_that_is_only_a_name_is_called_by_it():
 
 def test_endpoints_are_in_one_locality_and_names_that_are_no_addresses_are_left_out():
     named = endpoint("db.example")
-    made = seen(service("api", V1, named))
+    made = seen(service("api", V1, named, resolution=Resolution.DNS))
     (locality,) = read(made.endpoints["outbound|80||api"], ClusterLoadAssignment).endpoints
     assert (locality.load_balancing_weight.value, bool(locality.locality.region)) == (1, True)
     assert [each.endpoint.address.socket_address.address for each in locality.lb_endpoints] == ["10.0.0.1"]

@@ -77,3 +77,16 @@ def test_a_directory_that_can_not_be_written_is_told_before_there_is_anything_to
     store = RampDirectory(path.parent)
     assert store.obstacle(WHERE) == ""
     assert "gone can not be written" in store.obstacle(WHERE._replace(file="gone/canary.yaml"))
+
+
+def test_what_can_not_be_written_is_told_in_the_same_words_each_time(path: Path):
+    """Else each of ten looks a second would be one more line in the log."""
+    where = WHERE._replace(file=f"{'c' * 245}.yaml")  # that of a file beside it, to be put in its place, is too long
+    path.rename(path.with_name(where.file))
+    said = set()
+    for _ in range(2):
+        with pytest.raises(OSError, match="name too long") as failed:
+            RampDirectory(path.parent).write(where, BEFORE, canary(5))
+        said.add(str(failed.value))
+    (only,) = said
+    assert where.file in only

@@ -135,6 +135,26 @@ def test_a_reference_that_leads_nowhere_is_told_by_file_line_and_field(objects: 
     assert str(problem).startswith(said)
 
 
+@pytest.mark.parametrize("address", ["10.77.0.999", "db.example", "fe80::1%eth0"])
+def test_a_workload_that_is_at_no_address_takes_no_part_in_a_service_that_wants_addresses(address: str):
+    """Envoy would refuse all endpoints of the service for it, and a new one would wait for them with everything else."""
+    api = service(workload_selector={"app": "api"})
+    made = build([api, workload("bad", endpoint(address)), workload("good", V1)])
+    assert [each.address for each in made.services["api"].endpoints] == [V1.address]
+    (problem,) = made.problems
+    assert problem.label == "WorkloadEntry default/bad"
+    assert problem.field == "spec.address"
+    assert "is not an IP address: api, which selects it" in problem.text
+    assert build([replace(api, resolution=Resolution.DNS), workload("bad", endpoint(address))]).problems == ()
+
+
+def test_a_workload_without_identity_is_told_with_the_place_where_it_is_written():
+    bad = workload("bad", replace(V1, spiffe_id=None))
+    (problem,) = build([service(workload_selector={"app": "api"}), bad]).problems
+    assert (problem.label, problem.line) == ("ServiceEntry default/api", 1)
+    assert problem.text.startswith(f"WorkloadEntry default/bad ({bad.origin.file}:{bad.origin.line}): nothing says")
+
+
 def test_what_is_wrong_takes_no_part_and_harms_no_other():
     good = virtual("api", rule(to("api")), name="good", line=20)
     table = build([API, virtual("other", rule(to("api")), rule(to("nobody")), line=4), good])
