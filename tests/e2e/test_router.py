@@ -3,6 +3,7 @@
 import asyncio
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from meshca.client import connect
 from meshca.demo.envoys import stop
 from meshca.proto.admin_pb2 import KindRequest
-from tests.support.routed import Answers, RoutedMesh, forwarder, routed_mesh
+from tests.support.routed import Answers, Replica, RoutedMesh, forwarder, routed_mesh
 from tests.support.wait import until
 
 pytestmark = pytest.mark.envoy
@@ -185,6 +186,11 @@ spec:
 """
 
 
+def labelled(replica: Replica, version: str) -> str:
+    """The same place once more, with another label."""
+    return replace(replica, name=f"{replica.name}-{version}", version=version).entry
+
+
 async def test_a_policy_holds_from_the_next_request_on_and_ends_no_connection_that_is_open(tmp_path: Path):
     async with routed_mesh(tmp_path, BOTH) as mesh:
         for _ in range(5):
@@ -196,6 +202,11 @@ async def test_a_policy_holds_from_the_next_request_on_and_ends_no_connection_th
             assert {reason[:3] for reason in refused.bad} == {"403"}
             mesh.write("policies.yaml", "")
             await mesh.settled()
+        # So it does where a proxy comes to stand for places with other labels, too.
+        mesh.write("other.yaml", "".join(labelled(each, "v3") for each in mesh.replicas.values()))
+        mesh.write("policies.yaml", NO_READERS)
+        await mesh.settled()
+        assert (await mesh.ask(50)).good == {}
         ended = await mesh.envoys["frontend"].stats(r"^cluster\.outbound.*upstream_cx_destroy$")
         assert sum(ended.values()) == 0, ended
 

@@ -6,7 +6,7 @@ Rules:
 - What a caller says of its caller (x-forwarded-client-cert) is never passed on: it is set anew from the certificate.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -25,13 +25,13 @@ from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from google.protobuf.message import Message
 
-from meshca.router.mesh.objects import AuthorizationPolicy, MTLSMode, Protocol
+from meshca.router.mesh.objects import MTLSMode, Protocol
 from meshca.router.mesh.table import ClusterKey
 from meshca.router.resources import tls
 from meshca.router.resources.clusters import ADS, address
 from meshca.router.resources.reporting import Reports
 from meshca.router.resources.routes import FAULT_FILTER
-from meshca.router.security.rbac import http_filters, http_rules, network_filters
+from meshca.router.security.rbac import Sorts, http_allowing, http_filters, http_rules, network_filters
 from spiffe.id import TrustDomain
 
 OUTBOUND = "outbound"
@@ -91,10 +91,6 @@ def tcp_chain(cluster: str, stat_name: str, reports: Reports = _SILENT) -> Filte
     return _chain(_TCP, TcpProxy(stat_prefix=stat_name, cluster=cluster, access_log=reports.tcp))
 
 
-Sorts = Sequence[tuple[AuthorizationPolicy, ...]]
-"""The policies that hold for each sort of callees that one listener stands for."""
-
-
 def inbound(spec: Inbound, own: TrustDomain, sorts: Sorts, reports: Reports = _SILENT) -> Listener:
     """The listener for calls to an application. PERMISSIVE takes TLS and plaintext on the same port; a plaintext caller is nobody."""
     alpn = ("h2", "http/1.1") if spec.protocol.is_http else ()
@@ -139,14 +135,14 @@ def inbound_cluster(spec: Inbound) -> Cluster:
 def inbound_routes(spec: Inbound, sorts: Sorts) -> RouteConfiguration:
     """What a listener for HTTP does with calls: everything that these policies let in goes to the application.
 
-    By another number of sorts it has another name, since the listener that asks for it has other filters then.
+    With another number of filters it has another name, since that is what the listener asks for then.
     """
     route = Route(name="default")
     route.match.prefix = "/"
     route.route.cluster = spec.name
     route.route.timeout.FromSeconds(0)
     everything = VirtualHost(name=spec.name, domains=["*"], routes=[route])
-    name = f"{spec.name}{len(sorts)}"
+    name = f"{spec.name}{http_allowing(sorts)}"
     return RouteConfiguration(name=name, virtual_hosts=[everything], typed_per_filter_config=http_rules(sorts))
 
 
@@ -154,7 +150,7 @@ def _inbound_filters(spec: Inbound, sorts: Sorts, reports: Reports, *, plaintext
     if not spec.protocol.is_http:
         guards = network_filters(sorts, plaintext=plaintext)
         return [*guards, *tcp_chain(spec.name, spec.name, reports).filters]
-    manager = _manager(spec.name, http_filters(len(sorts), plaintext=plaintext), reports)
+    manager = _manager(spec.name, http_filters(http_allowing(sorts), plaintext=plaintext), reports)
     # What RBAC judges must be what the application gets.
     manager.merge_slashes = True
     manager.path_with_escaped_slashes_action = HttpConnectionManager.UNESCAPE_AND_REDIRECT

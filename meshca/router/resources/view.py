@@ -11,7 +11,7 @@ from meshca.router.mesh.objects import Origin
 from meshca.router.resources import listeners, transparent
 from meshca.router.resources.homes import home
 from meshca.router.resources.inbound import inbound_of
-from meshca.router.resources.listeners import OUTBOUND, Inbound, Sorts
+from meshca.router.resources.listeners import OUTBOUND, Inbound
 from meshca.router.resources.outbound import Outbound, Outbounds
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.reporting import of_client, of_server
@@ -19,6 +19,7 @@ from meshca.router.resources.telemetry import Telling
 from meshca.router.resources.transparent import PASSTHROUGH
 from meshca.router.resources.ways import Way, ways_in, ways_out
 from meshca.router.resources.world import World, visible
+from meshca.router.security.rbac import Sorts
 from sds.xds.resource import Resource
 from sds.xds.wire import pack
 

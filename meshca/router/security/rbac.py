@@ -5,6 +5,8 @@ Rules:
   policies say, where there are certificates.
 - For HTTP, Envoy's filters refuse everybody, and the route says instead who may. So a policy holds from the next request on, over
   connections that are open too: Envoy lets these go on under the filters that they began with, but looks for the route each time.
+- Of several sorts of callees all must agree. One filter has what any of them denies, and each set of ALLOW policies has one: how many
+  sorts there are does not matter, only how many sets, and for those there are filters in reserve.
 - Istio's meaning: any ALLOW policy makes the default deny, also one that is left with no rules; a policy without rules never matches; an
   empty rule matches everything; fields of a source or operation must all hold, their values are alternatives, `not_` values exclude.
 - Dry-run policies become shadow rules: counted and logged, never enforced.
@@ -12,7 +14,7 @@ Rules:
   field (more is denied). `meshca.router.security.policy.dropped_on_tcp` says which.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from envoy.config.listener.v3.listener_components_pb2 import Filter
@@ -36,15 +38,28 @@ NETWORK_FILTER = "envoy.filters.network.rbac"
 MIXED_IDENTITIES = "meshca-mixed-identities"
 """The name of the rule that a refused peer is logged under."""
 
-_ORDER = (Action.DENY, Action.ALLOW)
+_RESERVE = 4
+"""An HTTP listener has filters for so many sets of ALLOW policies, or for that times so many, and so on."""
 _TCP_STATS = "tcp."  # Istio's prefix
 _RBAC_ACTIONS = {Action.ALLOW: RBAC.ALLOW, Action.DENY: RBAC.DENY}
+
+
+class _Seat(NamedTuple):
+    """Where a filter stands among those of an HTTP listener."""
+
+    action: Action
+    number: int
+
+    @property
+    def name(self) -> str:
+        """Of the filter."""
+        return f"{HTTP_FILTER}.{self.action.lower()}" + (f".{self.number}" if self.number else "")
 
 
 class _Decision(NamedTuple):
     """What one filter enforces and what it only watches; None: nothing."""
 
-    action: Action
+    seat: _Seat
     enforced: RBAC | None
     shadow: RBAC | None
 
@@ -54,43 +69,51 @@ class _Decision(NamedTuple):
         return http_rbac.RBAC(
             rules=self.enforced,
             shadow_rules=self.shadow,
-            shadow_rules_stat_prefix=_shadow_stats(self.action) if self.shadow else "",
+            shadow_rules_stat_prefix=_shadow_stats(self.seat.action) if self.shadow else "",
         )
 
 
-def http_filters(sorts: int, *, plaintext: bool = False) -> tuple[HttpFilter, ...]:
-    """The filters to put before Envoy's router, in order, for callees of so many sorts: they refuse whoever is not let in by `http_rules`.
+Sorts = Sequence[Sequence[AuthorizationPolicy]]
+"""The policies that hold for each sort of callees that one listener stands for."""
+
+
+def http_filters(allowing: int, *, plaintext: bool = False) -> tuple[HttpFilter, ...]:
+    """The filters to put before Envoy's router, in order, with so many for ALLOW: they refuse whoever is not let in by `http_rules`.
 
     A chain without TLS says so with `plaintext`: where there is no certificate to look at, Envoy's match tree refuses everybody (tried).
     """
     guard = () if plaintext else (_http_filter("identity", http_rbac.RBAC(matcher=several_identities())),)
-    return (*guard, *(_closed(sort, action) for sort in range(sorts) for action in _ORDER))
+    return (*guard, *map(_closed, _seats(allowing)))
 
 
-def http_rules(sorts: Sequence[Iterable[AuthorizationPolicy]]) -> dict[str, Any]:
+def http_allowing(sorts: Sorts) -> int:
+    """How many filters for ALLOW an HTTP listener for these sorts has: at least as many as they need, and mostly more."""
+    allowing, needed = _RESERVE, len(_allowing(sorts))
+    while allowing < needed:
+        allowing *= _RESERVE
+    return allowing
+
+
+def http_rules(sorts: Sorts) -> dict[str, Any]:
     """What a route says to these filters, by filter: the policies that apply to each sort of callees, all of which must agree."""
-    made: dict[str, Any] = {}
-    for sort, policies in enumerate(sorts):
-        decisions = {decision.action: decision.http for decision in _decisions(policies, http=True)}
-        for action in _ORDER:
-            made[_name(sort, action)] = _packed(http_rbac.RBACPerRoute(rbac=decisions.get(action)))
-    return made
+    decisions = {decision.seat: decision.http for decision in _decisions(sorts, http=True)}
+    seats = _seats(http_allowing(sorts))
+    return {seat.name: _packed(http_rbac.RBACPerRoute(rbac=decisions.get(seat))) for seat in seats}
 
 
-def proxyless_filters(sorts: Sequence[Iterable[AuthorizationPolicy]], own: TrustDomain) -> tuple[HttpFilter, ...]:
+def proxyless_filters(sorts: Sorts, own: TrustDomain) -> tuple[HttpFilter, ...]:
     """The filters for a gRPC server of this trust domain, which ends connections when they change. It refuses two of one name."""
     guard = RBAC(action=RBAC.DENY, policies={MIXED_IDENTITIES: mixed_identities(own)})
     return (
         _http_filter("identity", http_rbac.RBAC(rules=guard)),
         *(
-            HttpFilter(name=_name(sort, each.action), typed_config=_packed(each.http))
-            for sort, policies in enumerate(sorts)
-            for each in _decisions(policies, http=True)
+            HttpFilter(name=decision.seat.name, typed_config=_packed(decision.http))
+            for decision in _decisions(sorts, http=True)
         ),
     )
 
 
-def network_filters(sorts: Sequence[Iterable[AuthorizationPolicy]], *, plaintext: bool = False) -> tuple[Filter, ...]:
+def network_filters(sorts: Sorts, *, plaintext: bool = False) -> tuple[Filter, ...]:
     """The filters to put before Envoy's TCP proxy, in order: they hold for connections that begin. `plaintext` as in http_filters().
 
     Envoy decides when the first byte comes from the client. Where the server speaks first, whoever has a certificate of a trusted CA
@@ -99,33 +122,38 @@ def network_filters(sorts: Sequence[Iterable[AuthorizationPolicy]], *, plaintext
     guard = network_rbac.RBAC(matcher=several_identities(), stat_prefix=_TCP_STATS)
     return (
         *(() if plaintext else (_network_filter(guard),)),
-        *(_network_decision(decision) for policies in sorts for decision in _decisions(policies, http=False)),
+        *(_network_decision(decision) for decision in _decisions(sorts, http=False)),
     )
 
 
-def _closed(sort: int, action: Action) -> HttpFilter:
-    """The filter of an action that lets nobody in, unless the route says whom."""
-    nobody = http_rbac.RBAC(rules=RBAC(action=RBAC.ALLOW), shadow_rules_stat_prefix=_shadow_stats(action))
-    return HttpFilter(name=_name(sort, action), typed_config=_packed(nobody))
+def _seats(allowing: int) -> tuple[_Seat, ...]:
+    return (_Seat(Action.DENY, 0), *(_Seat(Action.ALLOW, number) for number in range(allowing)))
 
 
-def _name(sort: int, action: Action) -> str:
-    return f"{HTTP_FILTER}.{action.lower()}" + (f".{sort}" if sort else "")
+def _closed(seat: _Seat) -> HttpFilter:
+    """The filter that lets nobody in, unless the route says whom."""
+    nobody = http_rbac.RBAC(rules=RBAC(action=RBAC.ALLOW), shadow_rules_stat_prefix=_shadow_stats(seat.action))
+    return HttpFilter(name=seat.name, typed_config=_packed(nobody))
 
 
 def _shadow_stats(action: Action) -> str:
     return f"istio_dry_run_{action.lower()}_"
 
 
-def _decisions(policies: Iterable[AuthorizationPolicy], *, http: bool) -> Iterator[_Decision]:
+def _decisions(sorts: Sorts, *, http: bool) -> Iterator[_Decision]:
     """What the filters decide, DENY first; an action that no policy has needs none."""
-    every = tuple(policies)
-    for action in _ORDER:
-        mine = [policy for policy in every if policy.action is action]
-        if mine:
-            enforced = _rules(action, [policy for policy in mine if not policy.dry_run], http=http)
-            shadow = _rules(action, [policy for policy in mine if policy.dry_run], http=http)
-            yield _Decision(action, enforced, shadow)
+    denying = {each.origin: each for policies in sorts for each in policies if each.action is Action.DENY}
+    for seat, policies in zip(_seats(len(sorts)), (tuple(denying.values()), *_allowing(sorts)), strict=False):
+        if policies:
+            enforced = _rules(seat.action, [policy for policy in policies if not policy.dry_run], http=http)
+            shadow = _rules(seat.action, [policy for policy in policies if policy.dry_run], http=http)
+            yield _Decision(seat, enforced, shadow)
+
+
+def _allowing(sorts: Sorts) -> list[tuple[AuthorizationPolicy, ...]]:
+    """The ALLOW policies of each sort, every set of them once. A sort without any has no say: it lets everybody in."""
+    sets = (tuple(each for each in policies if each.action is Action.ALLOW) for policies in sorts)
+    return list({frozenset(each.origin for each in policies): policies for policies in sets if policies}.values())
 
 
 def _rules(action: Action, policies: Sequence[AuthorizationPolicy], *, http: bool) -> RBAC | None:
@@ -179,7 +207,7 @@ def _network_decision(decision: _Decision) -> Filter:
         network_rbac.RBAC(
             rules=decision.enforced,
             shadow_rules=decision.shadow,
-            shadow_rules_stat_prefix=_shadow_stats(decision.action) if decision.shadow else "",
+            shadow_rules_stat_prefix=_shadow_stats(decision.seat.action) if decision.shadow else "",
             stat_prefix=_TCP_STATS,
         )
     )

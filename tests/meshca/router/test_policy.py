@@ -1,5 +1,6 @@
 """What is in the filters, for what Envoy would not show; how Envoy reads them: test_policy_envoy.py."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,15 @@ from meshca.router.security.policy import (
     dropped_on_tcp,
     too_long,
 )
-from meshca.router.security.rbac import HTTP_FILTER, http_filters, http_rules, network_filters, proxyless_filters
+from meshca.router.security.rbac import (
+    HTTP_FILTER,
+    Sorts,
+    http_allowing,
+    http_filters,
+    http_rules,
+    network_filters,
+    proxyless_filters,
+)
 from spiffe.id import TrustDomain
 from tests.support.policies import OURS, allow, deny, rule
 
@@ -36,7 +45,9 @@ def overrides(policies: Sequence[AuthorizationPolicy]) -> list[tuple[str, dict[s
     found = {
         name: MessageToDict(each, preserving_proto_field_name=True) for name, each in http_rules((policies,)).items()
     }
-    return [(name, untyped(each).get("rbac", {})) for name, each in found.items()]
+    said = [(name, untyped(each).get("rbac", {})) for name, each in found.items()]
+    assert [setting for _, setting in said[2:]] == [{}] * 3  # in reserve
+    return said[:2]
 
 
 def untyped(packed: dict[str, Any]) -> dict[str, Any]:
@@ -165,17 +176,40 @@ def test_rules_that_are_empty_are_not_rules_that_are_missing(
     assert [setting for _, setting in settings(proxyless_filters((policies,), OURS))[1:]] == expected
 
 
-def test_the_filters_of_http_are_the_same_whatever_the_policies_say():
+NINE = tuple(
+    (deny(rule(), name=f"d{number}"), allow(rule(), name=f"a{number % 2}"), allow(rule(), name="all"))
+    for number in range(9)
+)
+"""Sorts of callees. Of what is allowed there, there are two sets."""
+
+
+@pytest.mark.parametrize("sorts", [(), ((),), ((), (allow(),)), NINE])
+def test_the_filters_of_http_are_the_same_whatever_the_policies_say_and_of_how_many_sorts_of_callees(sorts: Sorts):
     """Else a change would be one of the listener, and would not hold on connections that are open."""
-    guard, *deciding = settings(http_filters(2))
+    guard, *deciding = settings(http_filters(http_allowing(sorts)))
     assert guard[0] == "envoy.filters.http.rbac.identity"
-    assert [name for name, _ in deciding] == list(http_rules(((), (allow(),))))
-    assert [setting["rules"] for _, setting in deciding] == [{}] * 4
-    assert settings(http_filters(2, plaintext=True)) == deciding
+    assert [name for name, _ in deciding] == list(http_rules(sorts))
+    assert [setting["rules"] for _, setting in deciding] == [{}] * 5
+    assert settings(http_filters(4, plaintext=True)) == deciding
+
+
+def test_what_any_sort_of_callees_denies_comes_together_and_each_set_of_what_is_allowed_once():
+    denied, sets = [f"d{number}" for number in range(9)], [["a0", "all"], ["a1", "all"]]
+    for made in ([*http_rules(NINE).values()][:3], network_filters(NINE)[1:], proxyless_filters(NINE, OURS)[1:]):
+        said = [re.findall(r"policy\[(\w+)\]", str(MessageToDict(each))) for each in made]
+        assert [sorted(each) for each in said] == [denied, *sets]
+
+
+def test_where_more_is_allowed_apart_than_there_are_filters_for_there_are_many_more():
+    sorts = [(allow(name=f"a{number}"),) for number in range(17)]
+    assert [http_allowing(sorts[:needed]) for needed in (0, 1, 4, 5, 16, 17)] == [4, 4, 4, 16, 16, 64]
+    names = [name for name, _ in settings(http_filters(64))]
+    assert len(set(names)) == len(names) == len(http_rules(sorts)) + 1
 
 
 def test_no_two_filters_for_grpc_have_one_name():
-    made = [name for name, _ in settings(proxyless_filters(((allow(), deny(name="q")), (allow(),)), OURS))]
+    sorts = ((allow(), deny(name="q")), (allow(name="other"),))
+    made = [name for name, _ in settings(proxyless_filters(sorts, OURS))]
     assert made == [f"envoy.filters.http.rbac.{name}" for name in ("identity", "deny", "allow", "allow.1")]
 
 

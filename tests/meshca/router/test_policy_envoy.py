@@ -8,7 +8,13 @@ from cryptography import x509
 from cryptography.x509.oid import ExtensionOID
 
 from meshca.router.mesh.objects import AuthorizationPolicy, Operation, PolicyRule, Source
-from meshca.router.security.rbac import http_filters, http_rules, network_filters, proxyless_filters
+from meshca.router.security.rbac import (
+    http_allowing,
+    http_filters,
+    http_rules,
+    network_filters,
+    proxyless_filters,
+)
 from tests.support.pki import CA, Issued
 from tests.support.policies import OURS, allow, deny, rule
 from tests.support.rbac_envoy import Judge, running_judge
@@ -171,6 +177,7 @@ TCP: dict[str, Policies] = {
 }
 PLACES: dict[str, tuple[Policies, ...]] = {
     "places": ((allow(sources(namespaces=("shop",))),), (), (deny(sources(principals=("*/sa/web2",))),)),
+    "places-apart": ((allow(sources(namespaces=("shop",))),), (allow(sources(principals=("*/sa/web",)), name="q"),)),
     "places-closed": ((allow(rule()),), ()),
 }
 """Of several sorts of callees behind one listener."""
@@ -197,7 +204,7 @@ def judge(cas: list[CA], tmp_path_factory: pytest.TempPathFactory) -> Iterator[J
         **PLACES,
         "plaintext": (PLAINTEXT,),
     }
-    http = {name: http_filters(len(each), plaintext=name == "plaintext") for name, each in sorts.items()}
+    http = {name: http_filters(http_allowing(each), plaintext=name == "plaintext") for name, each in sorts.items()}
     plaintext = http.pop("plaintext")
     rules = {name: http_rules(each) for name, each in sorts.items() if name != "places-closed"}
     proxyless = {name: proxyless_filters((policies,), OURS) for name, policies in PROXYLESS.items()}
@@ -254,6 +261,11 @@ def test_callers_pass_by_their_identity(judge: Judge, known: dict[str, Issued], 
 def test_all_sorts_of_callees_must_let_a_caller_in(judge: Judge, known: dict[str, Issued]):
     got = {name: judge.http("places", known[name]) for name in OUR_PEERS}
     assert got == {name: 200 if name in {"web", "partner"} else 403 for name in OUR_PEERS}
+
+
+def test_what_is_allowed_apart_must_be_allowed_by_all(judge: Judge, known: dict[str, Issued]):
+    got = {name for name in OUR_PEERS if judge.http("places-apart", known[name]) == 200}
+    assert got == {"web", "partner"}
 
 
 def test_filters_to_which_the_route_says_nothing_let_nobody_in(judge: Judge, known: dict[str, Issued]):
