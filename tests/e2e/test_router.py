@@ -11,7 +11,10 @@ import pytest
 from meshca.client import connect
 from meshca.demo.envoys import stop
 from meshca.proto.admin_pb2 import KindRequest
+from sds.endpoint import Endpoint
+from sds.workload_client import WorkloadClient
 from tests.support.routed import Answers, Replica, RoutedMesh, forwarder, routed_mesh
+from tests.support.tls_peer import ask
 from tests.support.wait import until
 
 pytestmark = pytest.mark.envoy
@@ -174,6 +177,37 @@ async def test_who_may_do_what_is_decided_by_identity_method_and_path(tmp_path: 
         mesh.write("policies.yaml", "")
         await mesh.settled()
         assert (await mesh.ask(20, caller="api-v1", path="/private")).bad == {}
+
+
+DISGUISED = """\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: hidden}
+spec:
+  action: DENY
+  rules:
+  - to: [{operation: {paths: [/private*]}}, {operation: {hosts: [secret.example]}}]
+"""
+PATHS = ("/private", "/a/../private", "//private", "/%70rivate", "/private?a", "/.\\private", "http://api/private")
+ESCAPED_PATHS = ("/%2fprivate", "/a%2f..%2fprivate", "/a%5c..%5cprivate")
+HOSTS = ("secret.example", "SECRET.example:80", "secret.example.", "secret.example:", "secret.example.:80")
+
+
+async def test_what_the_application_would_take_for_the_same_is_judged_as_the_same(tmp_path: Path):
+    async with routed_mesh(tmp_path, {"api-v1": "v1"}, ("policies.yaml", DISGUISED)) as mesh:
+        replica = mesh.replicas["api-v1"]
+        context = await WorkloadClient(Endpoint.at(mesh.server.sockets["frontend"])).fetch_x509()
+        svid = context.identities[0].svid
+
+        async def status(target: str, host: str = "api") -> str:
+            request = f"GET {target} HTTP/1.1\r\nhost: {host}\r\n\r\n".encode()
+            return (await ask(replica.port, svid.chain_pem(), svid.key_pem(), request)).split(" ")[1]
+
+        assert await status("/") == "200"
+        assert {path: await status(path) for path in PATHS} == dict.fromkeys(PATHS, "403")
+        assert {path: await status(path) for path in ESCAPED_PATHS} == dict.fromkeys(ESCAPED_PATHS, "307")
+        assert {host: await status("/", host) for host in HOSTS} == dict.fromkeys(HOSTS, "403")
+        assert replica.behaviour.calls == 1
 
 
 NO_READERS = """\

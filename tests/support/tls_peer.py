@@ -8,7 +8,7 @@ from pathlib import Path
 REQUEST = b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"
 
 
-async def ask(port: int, chain: bytes = b"", key: bytes = b"") -> str:
+async def ask(port: int, chain: bytes = b"", key: bytes = b"", request: bytes = REQUEST) -> str:
     """Ask a TLS listener on 127.0.0.1, showing a PEM chain and key (or none). The status line, or `refused`.
 
     The server's certificate is not looked at: the subject is what the server makes of ours.
@@ -16,7 +16,7 @@ async def ask(port: int, chain: bytes = b"", key: bytes = b"") -> str:
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=_context(chain, key))
         try:
-            writer.write(REQUEST)
+            writer.write(request)
             line = await reader.readline()
         finally:
             writer.transport.abort()

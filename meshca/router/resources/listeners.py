@@ -153,6 +153,7 @@ def _inbound_filters(spec: Inbound, sorts: Sorts, reports: Reports, *, plaintext
     manager = _manager(spec.name, http_filters(http_allowing(sorts), plaintext=plaintext), reports)
     # What RBAC judges must be what the application gets.
     manager.merge_slashes = True
+    manager.strip_trailing_host_dot = True
     manager.path_with_escaped_slashes_action = HttpConnectionManager.UNESCAPE_AND_REDIRECT
     manager.forward_client_cert_details = HttpConnectionManager.SANITIZE_SET
     manager.set_current_client_cert_details.uri = True

@@ -2,7 +2,8 @@
 
 Rules:
 - `*` is presence, `*x` and `x*` are ends, as Istio has it. Ports are numbers, methods and paths are compared as they are.
-- A host is compared without regard to case, and to a port that the value does not name: clients write it or not as they like.
+- A host is compared without regard to case, and to a port that the value does not name: clients write it or not as they like,
+  or only its colon.
 - A path is compared without its query. In a template `{*}` is one segment and `{**}` whatever is there, also nothing; it becomes an
   expression, which gRPC knows too.
 """
@@ -21,7 +22,7 @@ from meshca.router.parsing.re2 import Piece, Wild, expression, fits, regex
 
 V = TypeVar("V", int, str)
 
-_WITH_PORT = r"(?:\[.*\]|[^:]*):[0-9]+"
+_WITH_PORT = r"(?:\[.*\]|[^:]*):[0-9]*"
 _NAMES_PORT = re.compile(_WITH_PORT, re.DOTALL)
 _TEMPLATE = re.compile(r"(\{\*\*?\})")
 _OPERATORS = {"{*}": Wild.SEGMENT, "{**}": Wild.ANY}

@@ -299,7 +299,11 @@ def test_no_value_is_one_that_envoy_would_refuse_the_listener_for(
     [
         ("from-and-to", ["GET api /"], ["POST api /"]),
         ("two-allow", ["POST api /"], ["GET api /"]),
-        ("host", ["GET api.example /", "GET API.Example:8080 /"], ["GET xapi.example /", "GET api.example.org /"]),
+        (
+            "host",
+            ["GET api.example /", "GET API.Example:8080 /", "GET api.example: /"],
+            ["GET xapi.example /", "GET api.example.org /"],
+        ),
         ("host-port", ["GET api.example:8080 /"], ["GET api.example /", "GET api.example:80 /"]),
         ("host", [], ["GET apixexample /", "GET api.example:x /"]),
         ("host-ends", ["GET x.EXAMPLE:1 /", "GET Abc /"], ["GET example /", "GET b /", "GET x.example.org /"]),
