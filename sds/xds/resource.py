@@ -117,8 +117,12 @@ ROUTE = TypeRules(type_url=_type("config.route.v3.RouteConfiguration"))
 LISTENER = TypeRules(
     type_url=_type("config.listener.v3.Listener"), full_state=True, wildcard=True, rewarms=(ROUTE.type_url,)
 )
-AGGREGATED = (CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET)
-"""The types of an aggregated stream, in the order in which they are sent (P14)."""
+AGGREGATED = (CLUSTER, ENDPOINT, ROUTE, LISTENER, SECRET)
+"""The types of an aggregated stream, in the order in which they are sent (P14).
+
+A client asks for routes when it has the listener. If it still has them from an older one, Envoy lets the new listener go by those until it
+is sent others (tried): so these go first.
+"""
 
 
 def unit(resource: Resource) -> tuple[str, str]:

@@ -421,7 +421,7 @@ def test_p13_a_change_makes_those_go_again_that_warm_with_it_and_p14_after_it(ch
     for rules in (waiting, changing):
         push(rules, 1)
         session.on_request(Request(type_url=rules.type_url, names=("a",)))
-    assert exchange() == [(changing.type_url, {"a": 1}), (waiting.type_url, {"a": 1})]
+    assert exchange()[-2:] == [(changing.type_url, {"a": 1}), (waiting.type_url, {"a": 1})]
     push(changing, 2)
     assert exchange() == [(changing.type_url, {"a": 2}), (waiting.type_url, {"a": 1})]
     push(waiting, 2)

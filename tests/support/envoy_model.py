@@ -18,7 +18,7 @@ from sds.xds.session import Event, Request, Response, Sent, SotwSession
 from tests.support.clock import FakeClock as Clock
 
 CDS, EDS, LDS, RDS = (rules.type_url for rules in (CLUSTER, ENDPOINT, LISTENER, ROUTE))
-RULES = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
+RULES = (CLUSTER, ENDPOINT, ROUTE, LISTENER)
 
 
 def made(

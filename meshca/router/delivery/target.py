@@ -12,8 +12,8 @@ from meshca.errors import InvalidInput
 from sds.xds.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource
 
 CLUSTERS, ENDPOINTS, LISTENERS, ROUTES = (rules.type_url for rules in (CLUSTER, ENDPOINT, LISTENER, ROUTE))
-ORDER = (CLUSTERS, ENDPOINTS, LISTENERS, ROUTES)
-"""The types that are delivered, in the order in which they are sent (P14)."""
+ORDER = (CLUSTERS, ENDPOINTS, ROUTES, LISTENERS)
+"""The types that are delivered, in the order in which they are sent (P14): no listener goes by rules that are older than itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Target:
 
     def of(self, type_url: str) -> Mapping[str, Resource]:
         """The resources of a type."""
-        return (self.clusters, self.endpoints, self.listeners, self.routes)[ORDER.index(type_url)]
+        return (self.clusters, self.endpoints, self.routes, self.listeners)[ORDER.index(type_url)]
 
 
 EMPTY = Target(clusters={}, endpoints={}, listeners={}, routes={}, needs={})

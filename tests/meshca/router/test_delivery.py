@@ -77,7 +77,7 @@ def test_a_first_connection_gets_clusters_and_endpoints_before_it_is_told_of_any
     assert standing.phase is Phase.WIDEN
     assert [(each.name, each.clusters) for each in standing.waiting] == [("http", ("a",))] * 2
     assert types(stream.run()) == [CDS, EDS, LDS, RDS]
-    assert [each.type_url for each in stream.delivery.shown()] == [CDS, EDS, LDS, RDS]
+    assert [each.type_url for each in stream.delivery.shown()] == [CDS, EDS, RDS, LDS]
     assert stream.delivery.standing().phase is Phase.STEADY
     assert stream.delivery.next_deadline() is None
 
@@ -90,6 +90,14 @@ def test_a_subset_is_added_before_the_route_that_needs_it(*, delta: bool):
     read = [type_url for type_url, contents in stream.run() if "v2" in contents or type_url == RDS]
     assert read == [CDS, EDS, RDS]
     assert proof(stream, RDS) == "http 2"
+
+
+@BOTH
+def test_rules_that_the_client_has_in_an_older_version_are_replaced_before_a_listener_goes_by_them(*, delta: bool):
+    stream = settled(delta, target("a", to="a"))
+    wanted = replace(target("a", to="a", route=2), listeners={"http": made("http", 2, routes=["http"])})
+    stream.target(wanted)
+    assert types(stream.run())[:2] == [RDS, LDS]
 
 
 @BOTH
@@ -586,7 +594,7 @@ def test_a_state_of_the_world_client_that_comes_back_with_an_old_configuration_g
 def test_a_client_that_asks_for_clusters_by_its_routes_is_not_made_to_wait_for_them():
     clock, delivery = FakeClock(), Delivery(gated=False)
     delivery.set_target(target("a", to="a"), clock.now())
-    assert [each.type_url for each in delivery.shown()] == [CDS, EDS, LDS, RDS]
+    assert [each.type_url for each in delivery.shown()] == [CDS, EDS, RDS, LDS]
     delivery.set_target(target("b", to="b", route=2), clock.now())
     shown: Mapping[str, set[str]] = {each.type_url: set(each.resources) for each in delivery.shown()}
     assert shown[CDS] == {"a", "b"}
