@@ -29,6 +29,7 @@ from meshca.clock import SystemClock
 from meshca.config import Config, read_passphrase
 from meshca.errors import CannotStart, Refused
 from meshca.hardening import harden
+from meshca.http_api import check_address, serve_http
 from meshca.model import Selector
 from meshca.notify import Notify
 from meshca.ports import KeyManager
@@ -38,7 +39,6 @@ from meshca.server.admin_socket import Admins, serve_admin
 from meshca.server.app import CAServer, Ports, Surroundings
 from meshca.server.chores import ticking
 from meshca.server.convert import entry_message
-from meshca.server.http_api import check_address, serve_http
 from meshca.server.lifetime import Load, outlasting_calls, settle_heap, until_ready, until_told
 from meshca.telemetry import Telemetry
 from sds.endpoint import Endpoint
@@ -51,6 +51,7 @@ from sds.unix_socket import SocketSpec, check_free
 Store = SqlStore | MemoryStore
 
 CLOCK = SystemClock()
+_HTTP_ADVICE = "Set http.port or http.address in the configuration to something else, or http.enabled = false"
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ def _check_places(config: Config, admins: Admins) -> None:
     """Find out about all places where we cannot listen before there is a store or a key. Raises CannotStart."""
     checks: list[Callable[[], None]] = [partial(check_free, each) for each in (*_sockets(config), admins.socket)]
     if config.http.enabled:
-        checks.append(partial(check_address, config.http.address, config.http.port))
+        checks.append(partial(check_address, config.http.address, config.http.port, _HTTP_ADVICE))
     if wrong := [str(error) for check in checks if (error := _error_of(check))]:
         raise CannotStart("\n  ".join(wrong))
 
@@ -202,6 +203,7 @@ def _http(config: Config, server: CAServer, telemetry: Telemetry, gate: Gate) ->
         port=config.http.port,
         metrics=lambda: telemetry.render(server.standing(gate.connections)),
         ready=lambda: _ready(server),
+        advice=_HTTP_ADVICE,
     )
 
 

@@ -6,9 +6,10 @@ import aiohttp
 import pytest
 
 from meshca.errors import CannotStart
-from meshca.server.http_api import METRICS_TYPE, MOST_CONNECTIONS, serve_http
+from meshca.http_api import METRICS_TYPE, MOST_CONNECTIONS, serve_http
 
 LOOPBACK = "127.0.0.1"
+ADVICE = "Set another"
 
 
 async def get(port: int, path: str) -> tuple[int, str, str]:
@@ -19,7 +20,9 @@ async def get(port: int, path: str) -> tuple[int, str, str]:
 async def test_ready_says_in_json_what_fails_and_recovers_by_itself(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     answers = iter([(False, {"checks": {"sign": "cannot sign: disk full"}}), (True, {})])
-    async with serve_http(address=LOOPBACK, port=0, metrics=lambda: b"m 1\n", ready=lambda: next(answers)) as port:
+    async with serve_http(
+        address=LOOPBACK, port=0, metrics=lambda: b"m 1\n", ready=lambda: next(answers), advice=ADVICE
+    ) as port:
         body = '{"ready": false, "checks": {"sign": "cannot sign: disk full"}}'
         assert await get(port, "/ready") == (503, "application/json; charset=utf-8", body)
         assert await get(port, "/ready") == (200, "application/json; charset=utf-8", '{"ready": true}')
@@ -34,21 +37,19 @@ async def test_ready_says_in_json_what_fails_and_recovers_by_itself(caplog: pyte
 async def test_a_port_that_is_taken_is_refused_with_what_to_do() -> None:
     with socket.create_server((LOOPBACK, 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(
-            CannotStart, match=rf"at 127\.0\.0\.1 port {port}: .*in use.*http\.port.*http\.enabled = false"
-        ):
-            async with serve_http(address=LOOPBACK, port=port, metrics=bytes, ready=lambda: (True, {})):
+        with pytest.raises(CannotStart, match=rf"at 127\.0\.0\.1 port {port}: .*in use\. Set another$"):
+            async with serve_http(address=LOOPBACK, port=port, metrics=bytes, ready=lambda: (True, {}), advice=ADVICE):
                 pass
 
 
 async def test_an_address_that_is_not_ours_is_refused_by_name() -> None:
     with pytest.raises(CannotStart, match=r"http can not listen at 192\.0\.2\.1 port 0"):
-        async with serve_http(address="192.0.2.1", port=0, metrics=bytes, ready=lambda: (True, {})):
+        async with serve_http(address="192.0.2.1", port=0, metrics=bytes, ready=lambda: (True, {}), advice=ADVICE):
             pass
 
 
 async def test_who_opens_connections_without_end_takes_neither_our_files_nor_the_place_of_a_scrape() -> None:
-    async with serve_http(address=LOOPBACK, port=0, metrics=bytes, ready=lambda: (True, {})) as port:
+    async with serve_http(address=LOOPBACK, port=0, metrics=bytes, ready=lambda: (True, {}), advice=ADVICE) as port:
         flood = [await asyncio.open_connection(LOOPBACK, port) for _ in range(2 * MOST_CONNECTIONS)]
         oldest, newest = flood[0], flood[-1]
         assert await oldest[0].read() == b"", "closed by us"

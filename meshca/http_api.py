@@ -1,6 +1,6 @@
-"""The HTTP listener: /metrics for Prometheus, /live and /ready for whoever starts and watches us. The only importer of aiohttp.
+"""The HTTP listener: /metrics for Prometheus, /live and /ready for whoever starts and watches us: a server, or a router.
 
-Live means that the event loop turns. Ready means that we can sign and serve; the body says what fails.
+Live means that the event loop turns. Ready means that we can do what we are for; the body says what fails.
 
 Anybody on the machine may dial it, and TCP does not say who: so only so many connections are kept, and the oldest goes first. Else
 whoever opens enough of them takes all open files, and with these the whole server.
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Ready = Callable[[], tuple[bool, Mapping[str, object]]]
-"""Whether we can sign and serve, and a JSON object that says what fails."""
+"""Whether we can do what we are for, and a JSON object that says what fails."""
 
 MOST_CONNECTIONS = 64
 """Many times what scrapers and probes need; a scrape is over before that many newer ones have come."""
@@ -30,25 +30,27 @@ MOST_CONNECTIONS = 64
 _DRAIN_SECONDS = 1.0
 
 
-def check_address(address: str, port: int) -> None:
-    """Raise CannotStart, as `serve_http` would, if nobody can listen there now."""
+def check_address(address: str, port: int, advice: str) -> None:
+    """Raise CannotStart, as `serve_http` would, if nobody can listen there now. `advice` says what to set to something else."""
     try:
         with socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET):
             pass
     except OSError as error:
-        raise _taken(address, port, error) from error
+        raise _taken(address, port, advice, error) from error
 
 
-def _taken(address: str, port: int, error: OSError) -> CannotStart:
-    return CannotStart(
-        f"http can not listen at {address} port {port}: {error.strerror or error}. "
-        "Set http.port or http.address in the configuration to something else, or http.enabled = false"
-    )
+def _taken(address: str, port: int, advice: str, error: OSError) -> CannotStart:
+    return CannotStart(f"http can not listen at {address} port {port}: {error.strerror or error}. {advice}")
 
 
 @asynccontextmanager
-async def serve_http(*, address: str, port: int, metrics: Callable[[], bytes], ready: Ready) -> AsyncIterator[int]:
-    """Serve while the context is open; yield the port, which the kernel chose if it was 0. Raises CannotStart if it is taken."""
+async def serve_http(
+    *, address: str, port: int, metrics: Callable[[], bytes], ready: Ready, advice: str
+) -> AsyncIterator[int]:
+    """Serve while the context is open; yield the port, which the kernel chose if it was 0.
+
+    Raises CannotStart, with `advice`, if nobody can listen there.
+    """
     runner = web.AppRunner(_application(metrics, ready), access_log=None, shutdown_timeout=_DRAIN_SECONDS)
     await runner.setup()
     listener: asyncio.Server | None = None
@@ -56,7 +58,7 @@ async def serve_http(*, address: str, port: int, metrics: Callable[[], bytes], r
         try:
             listener = await asyncio.get_running_loop().create_server(_bounded(runner), address, port)
         except OSError as error:
-            raise _taken(address, port, error) from error
+            raise _taken(address, port, advice, error) from error
         bound: int = listener.sockets[0].getsockname()[1]
         logger.info("http listens", extra={"address": address, "port": bound})
         yield bound
