@@ -99,7 +99,7 @@ async def _up(config: Config, load: Load, *, abandon_keys: bool) -> None:
         await stack.enter_async_context(serve_admin(server, admins, around))
         if config.http.enabled:
             await stack.enter_async_context(_http(config, server, telemetry, gate))
-        routing = tasks.create_task(_route(config, server), name="router")
+        routing = tasks.create_task(_route(config, server, telemetry), name="router")
         settle_heap()
         _say(*_places(config))
         starting = tasks.create_task(until_ready(server.readiness, notify, _say), name="until ready")
@@ -110,11 +110,12 @@ async def _up(config: Config, load: Load, *, abandon_keys: bool) -> None:
         running.cancel()
 
 
-async def _route(config: Config, server: CAServer) -> None:
+async def _route(config: Config, server: CAServer, telemetry: Telemetry) -> None:
     """Run a routing server if one is wanted: an ordinary workload, of an entry that is made for it. Raises CannotStart."""
     if config.router.config_dir is None:
         return
     from meshca.router.app import RouterSettings, running_router  # noqa: PLC0415 - Envoy's API, for those who route
+    from meshca.router.metrics import RouterMetrics  # noqa: PLC0415 - same
 
     await server.give_router_identity(Selector("socket", config.router_socket.name))
     settings = RouterSettings(
@@ -127,6 +128,7 @@ async def _route(config: Config, server: CAServer) -> None:
         now=CLOCK.now,
     )
     async with running_router(settings) as running:
+        telemetry.registry.register(RouterMetrics(running))
         _say(f"proxies       {config.router.address}:{running.port} (xDS, mutual TLS)")
         await asyncio.Event().wait()
 

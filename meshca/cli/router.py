@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from meshca.router.mesh.objects import Problem
     from meshca.router.mesh.state import State
 
+MOST_PORT = 65535
+
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Directory = Annotated[
@@ -42,6 +44,9 @@ def run(
     listen: Annotated[
         str, typer.Option(metavar="ADDRESS:PORT", help="Where proxies dial, by mutual TLS.")
     ] = "127.0.0.1:15010",
+    http: Annotated[
+        str, typer.Option(metavar="ADDRESS:PORT", help="Where to tell /metrics, /live and /ready; else nowhere.")
+    ] = "",
     socket: WorkloadSocket = "",
     status_socket: StatusSocket = "",
     domain: Domain = "cluster.local",
@@ -53,26 +58,36 @@ def run(
     from meshca import config, logs
     from meshca.clock import SystemClock
     from meshca.hardening import harden
+    from meshca.http_api import check_address
     from meshca.router.app import RouterSettings
     from meshca.router.directory import check_directory
-    from meshca.router.program import serve
+    from meshca.router.program import HTTP_ADVICE, serve
 
-    address, _, port = listen.rpartition(":")
-    if not (address and port.isascii() and port.isdigit()):
-        raise InvalidInput(f"--listen {listen!r} is not written ADDRESS:PORT, such as 127.0.0.1:15010")
+    address, port = _place("--listen", listen, "127.0.0.1:15010")
+    telling = _place("--http", http, "127.0.0.1:9181") if http else None
     check_directory(config_dir)
+    if telling is not None:
+        check_address(*telling, HTTP_ADVICE)  # now, and not once there is an identity
     harden()
     logs.configure("console", "info")
     settings = RouterSettings(
         directory=config_dir,
         endpoint=workload_endpoint(socket),
-        address=address.strip("[]"),
-        port=int(port),
+        address=address,
+        port=port,
         domain=domain,
         status_socket=Path(status_socket or config.default_router_socket()).absolute(),
         now=SystemClock().now,
     )
-    serve(settings)
+    serve(settings, telling)
+
+
+def _place(option: str, given: str, example: str) -> tuple[str, int]:
+    """Address and port. Raises InvalidInput."""
+    address, _, port = given.rpartition(":")
+    if not (address and port.isascii() and port.isdigit() and int(port) <= MOST_PORT):
+        raise InvalidInput(f"{option} {given!r} is not written ADDRESS:PORT, such as {example}")
+    return address.strip("[]"), int(port)
 
 
 @app.command()

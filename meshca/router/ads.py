@@ -10,10 +10,12 @@ Rules:
 import asyncio
 import itertools
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from urllib.parse import unquote
 
@@ -31,12 +33,21 @@ from meshca.router.resources.world import World
 from sds.watch import Latest
 from sds.xds.resource import Node, Snapshot
 from sds.xds.server import aggregated_service
-from sds.xds.session import Event, Nacked
+from sds.xds.session import Event, Nacked, Sent
 from spiffe.id import SpiffeID
 
 logger = logging.getLogger(__name__)
 
 Now = Callable[[], datetime]
+
+
+class Pace(StrEnum):
+    """How far a proxy is: it has accepted what holds now; all but what it refuses and what needs that; it is on its way; it is late."""
+
+    SETTLED = "settled"
+    REFUSING = "refusing"
+    MOVING = "moving"
+    LATE = "late"
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -70,7 +81,7 @@ class Client:
 
 
 class Router:
-    """Serves `worlds` to whoever proves an identity of ours. `clients` are the open streams by number."""
+    """Serves `worlds` to whoever proves an identity of ours. `clients` are the open streams by number, `sent` is counted by type."""
 
     def __init__(self, *, worlds: Latest[World | None], admission: Admission, now: Now) -> None:
         self._worlds = worlds
@@ -80,6 +91,7 @@ class Router:
         self._outbounds = Outbounds()
         self._proxyless = Proxyless(self._outbounds)
         self.clients: dict[int, Client] = {}
+        self.sent: Counter[str] = Counter()
 
     @property
     def identities(self) -> frozenset[SpiffeID]:
@@ -89,11 +101,16 @@ class Router:
     @property
     def is_settled(self) -> bool:
         """Whether each proxy has, and has accepted, what holds now, or is late."""
-        return all(self._is_settled(each) for each in self.clients.values())
+        return all(self.pace(each) is not Pace.MOVING for each in self.clients.values())
 
-    def _is_settled(self, client: Client) -> bool:
+    def pace(self, client: Client) -> Pace:
+        """How far a proxy is towards what holds now."""
+        if client.world is not self._worlds.value:
+            return Pace.MOVING
         standing = client.delivery.standing()
-        return client.world is self._worlds.value and (standing.phase is Phase.STEADY or standing.is_late)
+        if standing.phase is Phase.STEADY:
+            return Pace.REFUSING if standing.refused or standing.held_back else Pace.SETTLED
+        return Pace.LATE if standing.is_late else Pace.MOVING
 
     def service(self) -> Any:
         """What is added to a gRPC server: state-of-the-world and delta."""
@@ -114,7 +131,7 @@ class Router:
             number = next(self._numbers)
             self.clients[number] = client
             logger.info("proxy connected", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
-            feed = _Feed(client=client, worlds=self._worlds, view=self._view, now=self._now)
+            feed = _Feed(client=client, worlds=self._worlds, view=self._view, sent=self.sent, now=self._now)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     follower = tasks.create_task(feed.follow(), name="world follower")
@@ -141,11 +158,13 @@ class _Feed:
         client: Client,
         worlds: Latest[World | None],
         view: Callable[[World, Client], View],
+        sent: Counter[str],
         now: Now,
     ) -> None:
         self._client = client
         self._worlds = worlds
         self._view = view
+        self._sent = sent
         self._now = now
         self._stirred = asyncio.Event()
         self._given: dict[str, Snapshot] = {}
@@ -161,6 +180,8 @@ class _Feed:
         """See sds.xds.server.Feed."""
         if isinstance(event, Nacked):
             self._report(event)
+        if isinstance(event, Sent):
+            self._sent[event.type_url] += len(event.names)
         self._client.delivery.on_event(event, self._now())
         self._stirred.set()
 

@@ -5,13 +5,14 @@ Rules: it listens once it has an identity and has read its configuration; from t
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from meshca.router.admission import Admission
+from meshca.router.admission import Admission, Reason
 from meshca.router.ads import Router
 from meshca.router.canary.lrs import LoadReports
 from meshca.router.canary.ramp_store import RampDirectory
@@ -49,22 +50,35 @@ class RouterSettings:
 
 @dataclass(slots=True, kw_only=True)
 class Running:
-    """A router that serves, on `port`."""
+    """A router that serves, on `port`. `admissions` are of its two kinds of streams."""
 
     router: Router
     ramping: Ramping
+    admissions: tuple[Admission, ...]
+    credentials: Latest[Credentials | None]
     worlds: Latest[World | None]
     wanted: Latest[World | None]
     """What is published, and what it comes to, stage by stage."""
     state: Latest[State]
     files: Files = field(default_factory=Files)
     """What was read last, and is in force."""
+    read_at: datetime | None = None
     port: int = 0
 
     @property
     def is_settled(self) -> bool:
         """Whether what was read last is what each proxy has accepted, except those that are late."""
         return self.worlds.value is self.wanted.value and self.router.is_settled
+
+    @property
+    def refused(self) -> Counter[Reason]:
+        """How many streams were refused, by reason."""
+        return sum((each.refused for each in self.admissions), Counter())
+
+    @property
+    def certificate_until(self) -> datetime | None:
+        """When the router's own certificate ends: nobody new can connect from then on."""
+        return self.credentials.value.not_after if self.credentials.value else None
 
 
 @asynccontextmanager
@@ -73,17 +87,21 @@ async def running_router(settings: RouterSettings) -> AsyncIterator[Running]:
     credentials: Latest[Credentials | None] = Latest(None)
     worlds: Latest[World | None] = Latest(None)
     wanted: Latest[World | None] = Latest(None)
-    router = Router(worlds=worlds, admission=Admission(credentials=credentials, now=settings.now), now=settings.now)
+    for_routes, for_loads = (Admission(credentials=credentials, now=settings.now) for _ in range(2))
+    router = Router(worlds=worlds, admission=for_routes, now=settings.now)
     state = Latest(State())
     store = RampDirectory(settings.directory)
     ramping = Ramping(state=state, worlds=worlds, router=router, store=store, now=settings.now)
-    reports = LoadReports(
-        loads=ramping.loads,
-        admission=Admission(credentials=credentials, now=settings.now),
-        may_report=ramping.may_report,
-        now=settings.now,
+    reports = LoadReports(loads=ramping.loads, admission=for_loads, may_report=ramping.may_report, now=settings.now)
+    running = Running(
+        router=router,
+        ramping=ramping,
+        admissions=(for_routes, for_loads),
+        credentials=credentials,
+        worlds=worlds,
+        wanted=wanted,
+        state=state,
     )
-    running = Running(router=router, ramping=ramping, worlds=worlds, wanted=wanted, state=state)
     async with asyncio.TaskGroup() as tasks:
         loops = [
             tasks.create_task(_follow_identity(settings.endpoint, credentials), name="router identity"),
@@ -133,7 +151,7 @@ async def _follow_directory(
         running.state.set(state)
         made = world_of(state, own)
         running.wanted.set(made.following(running.wanted.value or made))
-        running.files = files
+        running.files, running.read_at = files, settings.now()
 
 
 def _tell(before: State, after: State) -> None:

@@ -45,6 +45,8 @@ class Credentials:
     chain: bytes
     roots: bytes
     """All PEM."""
+    not_after: datetime
+    """When the router's own certificate ends."""
 
     @classmethod
     def of(cls, context: X509Context) -> "Credentials | None":
@@ -62,6 +64,7 @@ class Credentials:
             key=found.svid.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
             chain=_pem(found.svid.chain),
             roots=_pem(bundle.x509_authorities),
+            not_after=found.svid.leaf.not_valid_after_utc,
         )
 
 

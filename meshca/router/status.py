@@ -24,7 +24,8 @@ Json = dict[str, Any]
 
 SOCKET_MODE = 0o600
 _DRAIN_SECONDS = 1.0
-_TYPES = {"CDS": CLUSTERS, "EDS": ENDPOINTS, "LDS": LISTENERS, "RDS": ROUTES}
+TYPES = {"CDS": CLUSTERS, "EDS": ENDPOINTS, "LDS": LISTENERS, "RDS": ROUTES}
+"""What people call the types that are delivered."""
 
 
 @asynccontextmanager
@@ -104,7 +105,7 @@ def _proxy(client: Client) -> Json:
         "config_bytes": sum(map(len, bodies)),
         "resources": len(bodies),
         "obstacles": list(obstacles(client.world, client.proxy)) if client.world and not client.proxy.is_grpc else [],
-        "types": {name: _type(client, standing, type_url, wanted.of(type_url)) for name, type_url in _TYPES.items()},
+        "types": {name: _type(client, standing, type_url, wanted.of(type_url)) for name, type_url in TYPES.items()},
         **_standing(standing),
     }
 

@@ -13,8 +13,19 @@ from pathlib import Path
 import pytest
 import yaml
 
+from meshca.clock import SystemClock
 from meshca.demo.mesh import free_port
+from meshca.router.admission import Admission
+from meshca.router.ads import Router
+from meshca.router.app import Running
+from meshca.router.canary.ramp_store import RampDirectory
+from meshca.router.canary.ramping import Ramping
+from meshca.router.identity import Credentials
+from meshca.router.mesh.state import State
+from meshca.router.metrics import RouterMetrics
+from meshca.router.resources.world import World
 from meshca.telemetry import Standing, Telemetry
+from sds.watch import Latest
 from tests.support.values import slots
 
 DOCUMENT = Path(__file__).parents[2] / "docs/operations.md"
@@ -95,11 +106,31 @@ def test_every_command_works_as_it_is_told(home: Path):
     assert done.returncode == 0, "\n".join(done.stderr.splitlines()[-30:]) + (home / "log").read_text()[-2000:]
 
 
+def idle_router() -> Running:
+    """A router that has read nothing and serves nobody."""
+    now, state = SystemClock().now, Latest(State())
+    worlds: Latest[World | None] = Latest(None)
+    credentials: Latest[Credentials | None] = Latest(None)
+    admission = Admission(credentials=credentials, now=now)
+    router = Router(worlds=worlds, admission=admission, now=now)
+    ramping = Ramping(state=state, worlds=worlds, router=router, store=RampDirectory(Path()), now=now)
+    return Running(
+        router=router,
+        ramping=ramping,
+        admissions=(admission,),
+        credentials=credentials,
+        worlds=worlds,
+        wanted=worlds,
+        state=state,
+    )
+
+
 def test_every_metric_that_it_names_is_there_and_the_rules_are_yaml():
     text = DOCUMENT.read_text()
     (rules,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     named = set(re.findall(r"meshca_\w+", text))
     telemetry = Telemetry(version="test")
+    telemetry.registry.register(RouterMetrics(idle_router()))
     shown = telemetry.render(Standing(ready=True, slots=slots())).decode()
     assert named <= set(re.findall(r"^(meshca_\w+)", shown, re.MULTILINE))
     alerts = [rule["alert"] for group in yaml.safe_load(rules)["groups"] for rule in group["rules"]]

@@ -289,6 +289,7 @@ async def test_streams_below_a_root_that_goes_end_and_their_proxies_come_back_wi
             await mesh.settled()
         assert under.bad == {}
         assert await reasons(mesh) == {}
+        assert mesh.running.refused == {"distrusted": 6}  # of each the configuration and the load reports
 
 
 async def test_one_bad_object_harms_no_other_and_is_told_by_file_and_field(tmp_path: Path):

@@ -33,13 +33,13 @@ async def started(*command: object, log: Path) -> AsyncIterator[asyncio.subproce
         await stop(process)
 
 
-async def asked(port: int, host: str) -> str:
+async def asked(port: int, host: str, path: str = "/") -> str:
     """The status line and body of one request; empty while nobody listens."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
         return ""
-    writer.write(f"GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
+    writer.write(f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
     answer = (await reader.read()).decode()
     writer.close()
     return f"{answer.partition(chr(13))[0]} {answer.rpartition(chr(10) + chr(13) + chr(10))[2].strip()}"
@@ -58,7 +58,7 @@ async def test_a_proxy_that_is_bootstrapped_by_the_command_line_routes_by_what_t
                 await register(client, f"spiffe://mesh.local/ns/default/sa/{name}", f"socket:{name}")
         run = [sys.executable, "-m", "meshca", "router", "run", "--config-dir", config]
         run += ["--listen", f"127.0.0.1:{router_port}", "--status-socket", status_socket]
-        run += ["--socket", server.sockets["router"]]
+        run += ["--socket", server.sockets["router"], "--http", "127.0.0.1:0"]
         async with started(*run, log=tmp_path / "router.log") as router:
             await until(lambda: "ready" in (tmp_path / "router.log").read_text())
             ways = {
@@ -86,6 +86,12 @@ async def test_a_proxy_that_is_bootstrapped_by_the_command_line_routes_by_what_t
                 assert len(ends) == len({int(end.removeprefix("127.0.0.1:")) for end in ends}) == 2
                 (config / "broken.yaml").write_text("kind: VirtualService")
                 await until(lambda: told(status_socket, "broken.yaml:1"))
+                http_port = int(re.findall(r"127\.0\.0\.1:(\d+)/metrics", (tmp_path / "router.log").read_text())[0])
+                assert (await asked(http_port, "router", "/ready")).startswith("HTTP/1.1 200 OK")
+                metrics = await asked(http_port, "router", "/metrics")
+                assert 'meshca_router_proxies{kind="envoy",pace="settled"} 2.0' in metrics
+                assert "meshca_router_config_problems 1.0" in metrics
+                assert "process_open_fds" in metrics
                 assert await answered(outbound, "api-server", "HTTP/1.1 200 OK hello")
                 shown = await meshca("router", "status", "--status-socket", status_socket)
                 assert "PROBLEM: broken.yaml:1" in shown.out
@@ -135,9 +141,10 @@ async def told(socket: Path, problem: str) -> bool:
 
 
 async def test_up_runs_a_router_too_which_gets_its_identity_as_any_workload_does(tmp_path: Path):
-    config, outbound, router_port = tmp_path / "config", free_port(), free_port()
+    config, outbound, router_port, http_port = tmp_path / "config", free_port(), free_port(), free_port()
     config.mkdir()
     settings = SETTINGS.replace("{config}", str(config)).replace("{port}", str(router_port))
+    settings = settings.replace("{http_port}", str(http_port))
     async with running_server(tmp_path, ["api", "web"], settings=settings) as server, application("hello") as app_port:
         replica = Replica(name="api", version="v1", port=free_port(), app_port=app_port, account="api")
         async with connect(server.admin_socket) as client:
@@ -155,6 +162,9 @@ async def test_up_runs_a_router_too_which_gets_its_identity_as_any_workload_does
             await until(lambda: answered(outbound, "api-server", "HTTP/1.1 200 OK hello"))
             said = await status(tmp_path / "router.sock")
             assert {each["node"] for each in said["proxies"]} == {"api", "web"}
+            metrics = await asked(http_port, "up", "/metrics")
+            assert re.search(r"^meshca_ready 1", metrics, re.MULTILINE)
+            assert 'meshca_router_proxies{kind="envoy",pace="settled"} 2.0' in metrics
         await server.stop()
         assert server.process is not None
         assert server.process.returncode == 0
@@ -169,7 +179,7 @@ data_dir = "{directory}/data"
 admin_socket = "{directory}/admin.sock"
 
 [http]
-enabled = false
+port = {http_port}
 
 [router]
 config_dir = "{config}"

@@ -15,7 +15,7 @@ from meshca.errors import MeshcaError, StoreConflict
 from meshca.router.ads import Router
 from meshca.router.canary.canary import Action, Decision, Seen, decide, done
 from meshca.router.canary.loads import NONE, Asked, Loads, Wanted, Window
-from meshca.router.canary.ramp import Canary
+from meshca.router.canary.ramp import Canary, Phase
 from meshca.router.canary.ramp_store import RampStore
 from meshca.router.mesh.objects import Origin, VirtualService
 from meshca.router.mesh.state import State
@@ -53,6 +53,12 @@ class Observed:
     seen: Seen
     decision: Decision
     problem: str = ""
+
+    @property
+    def phase(self) -> Phase | None:
+        """None before it has begun."""
+        progress = self.ramped.canary.progress
+        return progress.phase if progress else None
 
 
 class Ramping:

@@ -1,4 +1,5 @@
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -130,11 +131,20 @@ def test_status_says_that_no_router_answers(run: Run, tmp_path: Path):
     assert "start `meshca router run`" in found.err
 
 
-@pytest.mark.parametrize("listen", ["15010", "localhost", "127.0.0.1:x", ":1"])
-def test_run_refuses_an_address_that_is_none(run: Run, config: Path, listen: str):
-    found = run("router", "run", "--config-dir", str(config), "--listen", listen)
+@pytest.mark.parametrize("option", ["--listen", "--http"])
+@pytest.mark.parametrize("place", ["15010", "localhost", "127.0.0.1:x", ":1", "127.0.0.1:65536"])
+def test_run_refuses_an_address_that_is_none(run: Run, config: Path, option: str, place: str):
+    found = run("router", "run", "--config-dir", str(config), option, place)
     assert found.code == Exit.USAGE
-    assert "is not written ADDRESS:PORT" in found.err
+    assert f"{option} {place!r} is not written ADDRESS:PORT" in found.err
+
+
+def test_run_refuses_a_place_for_metrics_that_is_taken_before_it_waits_for_an_identity(run: Run, config: Path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        found = run("router", "run", "--config-dir", str(config), "--http", place)
+    assert found.code == Exit.FAILED
+    assert "Give --http something else" in found.err
 
 
 def test_envoy_bootstrap_points_a_proxy_at_the_router_and_pins_its_identity(run: Run):

@@ -28,7 +28,7 @@ METHOD = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats"
 
 SIGNER = CA.create("mesh.local").intermediate()
 BUNDLES = BundleSet([Bundle(trust_domain=OURS, x509_authorities=(SIGNER.certificate,))])
-CREDENTIALS = Credentials(own=OURS, bundles=BUNDLES, key=b"", chain=b"", roots=b"")
+CREDENTIALS = Credentials(own=OURS, bundles=BUNDLES, key=b"", chain=b"", roots=b"", not_after=NOW)
 
 
 @cache
