@@ -1,4 +1,4 @@
-"""The dashboard in deploy/grafana asks for nothing that real proxies and the real server do not tell."""
+"""The dashboard in deploy/grafana asks for nothing that real proxies, the real router and the real server do not tell."""
 
 import json
 import re
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from prometheus_client import generate_latest
 
 from meshca.model import Slots
+from meshca.router.metrics import registry
 from meshca.telemetry import Standing, Telemetry
 from spiffe.id import TrustDomain
 from tests.support.routed import routed_mesh
@@ -150,6 +152,7 @@ async def test_each_panel_asks_for_metrics_and_labels_that_are_there(tmp_path: P
         behaviour.status = 500
         await mesh.ask(4)
         proxies = [await envoy.get("/stats/prometheus") for envoy in mesh.envoys.values()]
+        router = generate_latest(registry(mesh.running, "0")).decode()
     standing = Standing(ready=True, slots=Slots(trust_domain=TrustDomain("mesh.local")))
-    known = samples(*proxies, Telemetry(version="0").render(standing).decode())
+    known = samples(*proxies, router, Telemetry(version="0").render(standing).decode())
     assert missing(known, (each for expression in expressions() for each in selectors(expression))) == []
