@@ -6,7 +6,6 @@ Rules: it records and tells; what to show is decided by `meshca.router.delivery.
 from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from meshca.router.delivery.holdings import ABSENT, Holding, Version, brought
 from meshca.router.delivery.quarantine import Quarantine
@@ -75,13 +74,13 @@ class Ledger:
         elif self.type_url == ENDPOINTS:
             del self.holdings[name]
 
-    def accept(self, name: str, version: str, now: datetime) -> None:
+    def accept(self, name: str, version: str) -> None:
         """The client has this version."""
         if name in self.holdings:
             self.holdings[name].accept(version)
-            self._convict(self.quarantine.on_ack(name, version, now))
+            self._convict(self.quarantine.on_ack(name, version))
 
-    def refuse(self, sent: Mapping[str, str], text: str, now: datetime) -> bool:
+    def refuse(self, sent: Mapping[str, str], text: str) -> bool:
         """The client refused these versions. Returns whether there was anything new among them, to which that can be due."""
         changed = {name: version for name, version in sent.items() if self.good(name) != version}
         for name in sent.keys() & self.holdings.keys():
@@ -89,7 +88,7 @@ class Ledger:
             if name not in changed and not self.holdings[name].settled:
                 self.quarantine.try_again(name, sent[name])
         if changed:
-            self._convict(self.quarantine.on_nack(changed, text, now))
+            self._convict(self.quarantine.on_nack(changed, text))
         return bool(changed)
 
     def _convict(self, guilty: Mapping[str, str]) -> None:

@@ -72,6 +72,8 @@ class Delivery:
     _late: bool = False
     _now: datetime | None = None
     """When something came in that was not yet decided upon."""
+    _decided: datetime | None = None
+    """When something came in that was."""
     _waiting: _Lacking = field(default_factory=dict)
     _held_back: _Lacking = field(default_factory=dict)
     _objection: str = ""
@@ -87,7 +89,7 @@ class Delivery:
             self._now = now
         self._target, self._objection = target, ""
         for type_url, ledger in self._ledgers.items():
-            ledger.quarantine.on_target(target.of(type_url), now)
+            ledger.quarantine.on_target(target.of(type_url))
             if not self.gated:
                 ledger.forget_unsent()
 
@@ -109,10 +111,10 @@ class Delivery:
             self._now = now  # else nothing waits for it: an accepted change of endpoints, mostly
         match event:
             case Acked() | Held():
-                ledger.accept(event.name, event.version, now)
+                ledger.accept(event.name, event.version)
             case Nacked():
                 sent = dict(zip(event.names, event.versions, strict=True))
-                if not ledger.refuse(sent, event.message, now):
+                if not ledger.refuse(sent, event.message):
                     self._objection = event.message
             case Removed():
                 ledger.remove(event.name)
@@ -124,6 +126,9 @@ class Delivery:
     def shown(self) -> tuple[Snapshot, ...]:
         """What the client may see now, type by type in the order of sending. What did not change is the same object as before."""
         self._decide()
+        if self._decided is not None:
+            for ledger in self._ledgers.values():
+                ledger.quarantine.on_shown(self._decided)
         return tuple(self._snapshots[type_url] for type_url in ORDER if type_url in self._snapshots)
 
     def accepted(self, type_url: str, resources: Mapping[str, Resource]) -> int:
@@ -195,6 +200,7 @@ class Delivery:
         if self._now is None or self._target is EMPTY:
             return
         now, self._now = self._now, None
+        self._decided = now
         self._late = self._since is not None and now >= self._since + self.deadline
         if self._late:
             for ledger in self._ledgers.values():

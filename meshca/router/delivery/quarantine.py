@@ -72,12 +72,12 @@ class Quarantine:
         _bound(self._attempts)
         self._attempts[name, version] = self._attempts.get((name, version), 0) + 1
 
-    def on_target(self, wanted: Mapping[str, Resource], now: datetime) -> None:
+    def on_target(self, wanted: Mapping[str, Resource]) -> None:
         """Take in what the client is to have from now on."""
         self._wanted = wanted
-        self._search(now)
+        self._search()
 
-    def on_nack(self, changed: Mapping[str, str], text: str, now: datetime) -> Mapping[str, str]:
+    def on_nack(self, changed: Mapping[str, str], text: str) -> Mapping[str, str]:
         """Take in a refusal of a response in which these (name -> version) were new to the client; return what is to blame."""
         names = blamed(changed, text) or (changed.keys() if len(changed) == 1 else ())
         guilty = {name: changed[name] for name in names}
@@ -88,10 +88,10 @@ class Quarantine:
             self._refuse(guilty)
         else:
             self._doubts = [dict(changed), *self._doubts[: _MOST_DOUBTS - 1]]
-        self._search(now)
+        self._search()
         return guilty
 
-    def on_ack(self, name: str, version: str, now: datetime) -> Mapping[str, str]:
+    def on_ack(self, name: str, version: str) -> Mapping[str, str]:
         """Take in that a version was accepted; return what is to blame for a refusal before, if that is clear now."""
         self._attempts.pop((name, version), None)
         if not self._doubts:
@@ -103,8 +103,12 @@ class Quarantine:
                 guilty |= doubt if len(doubt) == 1 else {}
         self._refuse(guilty)
         self._unsent -= {name}
-        self._search(now)
+        self._search()
         return guilty
+
+    def on_shown(self, now: datetime) -> None:
+        """Take in that the session has what is to be shown: only now can the client ask for it or not."""
+        self._since = self._since or now
 
     def on_sent(self, names: Iterable[str]) -> None:
         """Take in what the client was sent."""
@@ -114,7 +118,7 @@ class Quarantine:
         """Give up a search with what the client does not ask for: it can not tell, and what it asks for is not what it refused."""
         if (deadline := self.deadline(patience)) is not None and now >= deadline:
             self._doubts = [doubt for doubt in self._doubts if doubt is not self.suspects]
-            self._search(now)
+            self._search()
 
     def deadline(self, patience: timedelta) -> datetime | None:
         """When to give up on what the client does not ask for."""
@@ -127,12 +131,12 @@ class Quarantine:
             self._attempts.pop(unit, None)
         self._doubts = [doubt for doubt in self._doubts if guilty.items().isdisjoint(doubt.items())]
 
-    def _search(self, now: datetime) -> None:
+    def _search(self) -> None:
         """Try half of the smallest doubt that matters now, and the other half once all of that was accepted."""
         suspects = min(filter(self._is_wanted, self._doubts), key=len, default=_NONE)
         if suspects is self.suspects and self.trial.intersection(suspects):
             return
-        self.suspects, self._since = suspects, now
+        self.suspects, self._since = suspects, None
         self.trial = self._unsent = frozenset(sorted(suspects)[: len(suspects) // 2])
 
     def _is_wanted(self, doubt: Mapping[str, str]) -> bool:

@@ -330,6 +330,21 @@ def test_several_bad_resources_are_found_one_after_the_other(*, delta: bool):
 
 
 @BOTH
+def test_a_search_is_not_given_up_for_what_was_never_offered(*, delta: bool):
+    """As long as a server is busy, the proxy can not ask for what is tried. It would get once more what it refused."""
+    envoy = Envoy(delta=delta, names_culprits=False, partial=False, bad={("b", 1)})
+    stream = connect(envoy, target("a", "b", to="a"))
+    stream.eager = False
+    stream.read()
+    stream.wait(PAST_DEADLINE)
+    stream.eager = True
+    stream.give()
+    stream.run()
+    assert len(envoy.nacks) == len(set(envoy.nacks)) == 1
+    assert [each.name for each in stream.delivery.standing().refused] == ["b"]
+
+
+@BOTH
 def test_what_was_refused_in_company_is_searched_at_once_when_it_is_wanted_again(*, delta: bool):
     envoy = Envoy(delta=delta, names_culprits=False, partial=False, bad={("d", 1)})
     stream = connect(envoy, target("z", to="z"))
