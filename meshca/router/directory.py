@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,7 +93,7 @@ class Directory:
         """All configuration files, in the order of their names. `now` is in seconds since 1970, as the times of files are."""
         try:
             with os.scandir(self._path) as entries:
-                found = sorted((each for each in entries if _is_configuration(each.name)), key=lambda each: each.name)
+                found = sorted((each for each in entries if _is_configuration(each.name)), key=attrgetter("name"))
         except OSError as error:
             return Files(problems=(_problem(str(self._path), error, line=0),))
         self._known = {each.name: self._file(each, now) for each in found}

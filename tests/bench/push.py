@@ -15,7 +15,7 @@ from tests.support.wait import until
 
 SERVICES = (100, 500, 1000)
 PROXIES = 200
-CHANGES = 10
+CHANGES = 30
 
 
 async def measure(services: tuple[int, ...] = SERVICES, proxies: int = PROXIES, real: int = REAL) -> dict[str, Any]:
