@@ -12,8 +12,10 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from grpc.aio import ServicerContext
 
@@ -68,10 +70,11 @@ class Admission:
 
     def _identified(self, context: ServicerContext[Any, Any]) -> Peer:
         try:
-            return identify(self._evidence(context), self._credentials.value, self._now())
+            peer = identify(self._evidence(context), self._credentials.value, self._now())
         except Unauthenticated:
             self.refused["unauthenticated"] += 1
             raise
+        return replace(peer, dials_from=_far_end(context.peer()))
 
     @contextmanager
     def _one_more(self, peer: Peer) -> Iterator[None]:
@@ -103,3 +106,8 @@ class Admission:
             extra = {"spiffe_id": str(peer.spiffe_id), "serial": f"{peer.serial:x}", "reason": str(error)}
             logger.warning("stream ended, its authority is not trusted any more", extra=extra)
             raise
+
+
+def _far_end(peer: str) -> str:
+    """IP:PORT of what gRPC writes as a URI: `ipv4:127.0.0.1:40000`, `ipv6:%5B::1%5D:40000`."""
+    return unquote(peer.partition(":")[2])

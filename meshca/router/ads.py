@@ -17,9 +17,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
-from urllib.parse import unquote
-
-from grpc.aio import ServicerContext
 
 from meshca.router.admission import Admission
 from meshca.router.delivery.delivery import Delivery
@@ -52,12 +49,11 @@ class Pace(StrEnum):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Client:
-    """One stream, as status shows it. `node` is what the proxy calls itself, `dials_from` (IP:PORT) where its connection comes from."""
+    """One stream, as status shows it. `node` is what the proxy calls itself."""
 
     peer: Peer
     proxy: Proxy
     node: str
-    dials_from: str
     since: datetime
     delivery: Delivery
     world: World | None = None
@@ -114,34 +110,27 @@ class Router:
 
     def service(self) -> Any:
         """What is added to a gRPC server: state-of-the-world and delta."""
-        return aggregated_service(self._open)
+        return aggregated_service(self._admission.admitted, self._open)
 
     @asynccontextmanager
-    async def _open(self, context: ServicerContext[Any, Any], node: Node) -> AsyncIterator["_Feed"]:
-        async with self._admission.admitted(context) as peer:
-            proxy = Proxy.read(peer.spiffe_id, node)
-            client = Client(
-                peer=peer,
-                proxy=proxy,
-                node=node.id,
-                dials_from=_far_end(context.peer()),
-                since=self._now(),
-                delivery=Delivery(gated=not proxy.is_grpc),
-            )
-            number = next(self._numbers)
-            self.clients[number] = client
-            logger.info("proxy connected", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
-            feed = _Feed(client=client, worlds=self._worlds, view=self._view, sent=self.sent, now=self._now)
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    follower = tasks.create_task(feed.follow(), name="world follower")
-                    yield feed
-                    follower.cancel()
-            finally:
-                del self.clients[number]
-                if peer.spiffe_id not in self.identities:
-                    self._outbounds.forget(peer.spiffe_id)
-                logger.info("proxy left", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
+    async def _open(self, peer: Peer, node: Node) -> AsyncIterator["_Feed"]:
+        proxy = Proxy.read(peer.spiffe_id, node)
+        delivery = Delivery(gated=not proxy.is_grpc)
+        client = Client(peer=peer, proxy=proxy, node=node.id, since=self._now(), delivery=delivery)
+        number = next(self._numbers)
+        self.clients[number] = client
+        logger.info("proxy connected", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
+        feed = _Feed(client=client, worlds=self._worlds, view=self._view, sent=self.sent, now=self._now)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                follower = tasks.create_task(feed.follow(), name="world follower")
+                yield feed
+                follower.cancel()
+        finally:
+            del self.clients[number]
+            if peer.spiffe_id not in self.identities:
+                self._outbounds.forget(peer.spiffe_id)
+            logger.info("proxy left", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
 
     def _view(self, world: World, client: Client) -> View:
         if client.proxy.is_grpc:
@@ -237,8 +226,3 @@ def target(made: View) -> Target:
         routes=made.routes,
         needs=made.needs,
     )
-
-
-def _far_end(peer: str) -> str:
-    """IP:PORT of what gRPC writes as a URI: `ipv4:127.0.0.1:40000`, `ipv6:%5B::1%5D:40000`."""
-    return unquote(peer.partition(":")[2])

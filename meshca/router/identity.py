@@ -26,13 +26,17 @@ Evidence = Mapping[str, Sequence[bytes]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """A client, by its SVID, which holds until `not_after`. It showed this chain, leaf first, and was judged by these bundles."""
+    """A client, by its SVID, which holds until `not_after`. It showed this chain, leaf first, and was judged by these bundles.
+
+    `dials_from` is IP:PORT.
+    """
 
     spiffe_id: SpiffeID
     serial: int
     not_after: datetime
     chain: tuple[x509.Certificate, ...] = field(repr=False)
     bundles: BundleSet = field(repr=False)
+    dials_from: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,7 +99,7 @@ def _proxy(client: Client) -> Json:
         "spiffe_id": str(client.peer.spiffe_id),
         "node": client.node,
         "address": client.proxy.address or None,
-        "dials_from": client.dials_from,
+        "dials_from": client.peer.dials_from,
         "since": _time(client.since),
         "certificate_until": _time(client.peer.not_after),
         "config_bytes": sum(map(len, bodies)),

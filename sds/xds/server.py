@@ -2,12 +2,13 @@
 
 Rules: one stream is two tasks, its reader and a watcher of what its client may see, and neither waits for another stream. Whichever of
 the two has news writes, never both at once. A client that does not read blocks its own stream only, and gets the newest state when it
-reads again. A stream ends when its client closes it or breaks the protocol, or when its feed ends.
+reads again. A stream ends when its client closes it or breaks the protocol, or when its feed ends. Who may have one is asked before
+anything is read of it: a client that says nothing occupies no more than one that does.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -23,6 +24,7 @@ from sds.xds.wire import read_delta_request, read_request, write_delta_response,
 _Method: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Service: TypeAlias = "grpc.GenericRpcHandler[Any, Any]"
 _T = TypeVar("_T")
+_Caller = TypeVar("_Caller")
 _Ask = TypeVar("_Ask", Request, DeltaRequest)
 _Ask_contra = TypeVar("_Ask_contra", contravariant=True)
 
@@ -41,6 +43,8 @@ _STATUS = (
     (NotAuthorized, grpc.StatusCode.PERMISSION_DENIED),
     (Unavailable, grpc.StatusCode.UNAVAILABLE),
 )
+FIRST_SECONDS = 30.0
+"""How long a stream may be open without a request."""
 _LONGEST_DETAILS = 1000
 """Characters of a status message: it travels in a header, and those are limited."""
 
@@ -60,11 +64,10 @@ class Feed(Protocol):
         ...
 
 
-OpenFeed = Callable[[ServicerContext[Any, Any], Node], AbstractAsyncContextManager[Feed]]
-"""Says who is calling, by the context and never by the node, and opens the feed for the life of the stream. Raises NotAuthorized.
-
-It may end the stream by raising that, or Unavailable, from a task group around its body.
-"""
+Admit = Callable[[ServicerContext[Any, Any]], AbstractAsyncContextManager[_Caller]]
+"""Says who is calling, for the life of the stream. Raises NotAuthorized and Unavailable, at once or from a task group around its body."""
+OpenFeed = Callable[[_Caller, Node], AbstractAsyncContextManager[Feed]]
+"""Opens the feed of who is calling, never by the node, for the rest of the stream. Raises what Admit raises, and InvalidRequest."""
 
 
 class _Session(Protocol[_Ask_contra]):
@@ -123,18 +126,36 @@ def _sent(response: Response | DeltaResponse) -> Sent:
     return Sent(type_url=response.type_url, names=tuple(resource.name for resource in response.resources))
 
 
-async def _stream(
-    session: _Session[_Ask], open_feed: OpenFeed, requests: AsyncIterator[_Ask], context: ServicerContext[Any, Any]
-) -> None:
-    first = await anext(requests, None)
-    if first is None:
-        return
-    events = session.on_request(first)  # it may be refused, so nothing is opened before
-    async with open_feed(context, first.node) as feed:
-        await _Stream(session=session, feed=feed, context=context).run(requests, events)
+@dataclass(frozen=True, slots=True)
+class _Door(Generic[_Caller]):
+    """Who gets a stream, and what is to be seen there."""
+
+    admit: Admit[_Caller]
+    open_feed: OpenFeed[_Caller]
+    first_seconds: float
+
+    async def serve(
+        self, session: _Session[_Ask], requests: AsyncIterator[_Ask], context: ServicerContext[Any, Any]
+    ) -> None:
+        async with self.admit(context) as caller:
+            first = await self._first(requests)
+            if first is None:
+                return
+            events = session.on_request(first)  # it may be refused, so nothing is opened before
+            async with self.open_feed(caller, first.node) as feed:
+                await _Stream(session=session, feed=feed, context=context).run(requests, events)
+
+    async def _first(self, requests: AsyncIterator[_Ask]) -> _Ask | None:
+        try:
+            async with asyncio.timeout(self.first_seconds):
+                return await anext(requests, None)
+        except TimeoutError as error:
+            raise InvalidRequest(f"no request came within {self.first_seconds:g} s") from error
 
 
-async def _fetch(open_feed: OpenFeed, content: bytes, context: ServicerContext[Any, Any]) -> Response:
+async def _fetch(
+    open_feed: OpenFeed[ServicerContext[Any, Any]], content: bytes, context: ServicerContext[Any, Any]
+) -> Response:
     """Answer at once, with all that was asked for or with the reason why not."""
     request = read_request(content)
     if not request.names:
@@ -175,14 +196,14 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
-def _methods(open_feed: OpenFeed, rules: tuple[TypeRules, ...]) -> tuple[_Method, _Method]:
+def _methods(door: _Door[_Caller], rules: tuple[TypeRules, ...]) -> tuple[_Method, _Method]:
     """Return the state-of-the-world and the incremental method."""
 
     async def sotw(requests: AsyncIterator[Request], context: ServicerContext[Any, Any]) -> None:
-        await ending_with_status(context, _stream(SotwSession(rules=rules), open_feed, requests, context))
+        await ending_with_status(context, door.serve(SotwSession(rules=rules), requests, context))
 
     async def delta(requests: AsyncIterator[DeltaRequest], context: ServicerContext[Any, Any]) -> None:
-        await ending_with_status(context, _stream(DeltaSession(rules=rules), open_feed, requests, context))
+        await ending_with_status(context, door.serve(DeltaSession(rules=rules), requests, context))
 
     return (
         grpc.stream_stream_rpc_method_handler(sotw, read_request, write_response),
@@ -190,13 +211,15 @@ def _methods(open_feed: OpenFeed, rules: tuple[TypeRules, ...]) -> tuple[_Method
     )
 
 
-def secret_service(open_feed: OpenFeed, open_once: OpenFeed) -> _Service:
+def secret_service(
+    open_feed: OpenFeed[ServicerContext[Any, Any]], open_once: OpenFeed[ServicerContext[Any, Any]]
+) -> _Service:
     """Return `envoy.service.secret.v3.SecretDiscoveryService`: StreamSecrets, DeltaSecrets, and FetchSecrets, which opens its feed once."""
 
     async def fetch(content: bytes, context: ServicerContext[Any, Any]) -> Response | None:
         return await ending_with_status(context, _fetch(open_once, content, context))
 
-    stream, delta = _methods(open_feed, (SECRET,))
+    stream, delta = _methods(_Door(nullcontext, open_feed, FIRST_SECONDS), (SECRET,))
     unary = grpc.unary_unary_rpc_method_handler(fetch, None, write_response)
     return grpc.method_handlers_generic_handler(
         "envoy.service.secret.v3.SecretDiscoveryService",
@@ -204,9 +227,15 @@ def secret_service(open_feed: OpenFeed, open_once: OpenFeed) -> _Service:
     )
 
 
-def aggregated_service(open_feed: OpenFeed, rules: tuple[TypeRules, ...] = AGGREGATED) -> _Service:
+def aggregated_service(
+    admit: Admit[_Caller],
+    open_feed: OpenFeed[_Caller],
+    rules: tuple[TypeRules, ...] = AGGREGATED,
+    *,
+    first_seconds: float = FIRST_SECONDS,
+) -> _Service:
     """Return `envoy.service.discovery.v3.AggregatedDiscoveryService` for these types, sent in this order (P14)."""
-    stream, delta = _methods(open_feed, rules)
+    stream, delta = _methods(_Door(admit, open_feed, first_seconds), rules)
     return grpc.method_handlers_generic_handler(
         "envoy.service.discovery.v3.AggregatedDiscoveryService",
         {"StreamAggregatedResources": stream, "DeltaAggregatedResources": delta},

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def routes() -> Source:
 async def address(source: Source, routes: Source, tmp_path: Path) -> AsyncIterator[str]:
     server = grpc.aio.server()
     server.add_generic_rpc_handlers(
-        (secret_service(source.open, source.open), aggregated_service(routes.open, routes.types))
+        (secret_service(source.open, source.open), aggregated_service(nullcontext, routes.open, routes.types))
     )
     address = f"unix:{tmp_path}/sds.sock"
     server.add_insecure_port(address)
@@ -260,6 +260,20 @@ async def test_a_stream_ends_well_when_its_feed_ends_or_its_client_has_nothing_m
     assert await finished.code() is OK
     source.wanted.set(None)
     assert (await ended.code(), source.open_feeds) == (OK, 0)
+
+
+async def test_a_stream_on_which_nothing_is_asked_ends(routes: Source, tmp_path: Path):
+    server = grpc.aio.server()
+    service = aggregated_service(nullcontext, routes.open, routes.types, first_seconds=0.01)
+    server.add_generic_rpc_handlers((service,))
+    server.add_insecure_port(address := f"unix:{tmp_path}/ads.sock")
+    await server.start()
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = AggregatedDiscoveryServiceStub(channel)
+        for silent in (stub.StreamAggregatedResources(), stub.DeltaAggregatedResources()):
+            assert (await silent.code(), await silent.details()) == (INVALID, "no request came within 0.01 s")
+    await server.stop(None)
+    assert routes.nodes == []
 
 
 def watchers() -> int:

@@ -177,7 +177,7 @@ async def test_who_was_let_in_at_the_moment_of_a_revocation_is_not_overlooked():
     shown = leaf(OLD, "/web")
     evidence = {"x509_pem_cert": [pem(shown.certificate)], "x509_pem_cert_chain": [pem(*shown.chain[1:])]}
     admission = Admission(credentials=credentials_, now=now, evidence=lambda _: evidence)
-    context: Any = None
+    context: Any = Dialled()
 
     async def stay() -> None:
         async with admission.admitted(context):
@@ -189,18 +189,37 @@ async def test_who_was_let_in_at_the_moment_of_a_revocation_is_not_overlooked():
     assert "leads to no authority" in str(ended.value.exceptions[0])
 
 
+async def test_streams_on_which_nothing_is_said_are_counted_and_judged_like_others():
+    async with served() as router:
+        channel = await router.channel(OLD, "mute")
+        streams = [channel.stream_stream(STREAM, None, None)(wait_for_ready=True) for _ in range(MOST_STREAMS + 1)]
+        await until(lambda: router.ads.refused == {"too_many": 1})
+        router.credentials.set(credentials(NEW, NEW))
+        reasons = [await stream.code() for stream in streams]
+        assert reasons.count(grpc.StatusCode.UNAUTHENTICATED) == MOST_STREAMS
+        assert router.router.clients == {}
+
+
+class Dialled:
+    """Of a call all that is asked for but for what was shown in TLS."""
+
+    def peer(self) -> str:
+        return "ipv6:%5B::1%5D:40000"
+
+
 async def test_each_refusal_is_counted_by_its_reason():
     credentials_: Latest[Credentials | None] = Latest(None)
     shown = leaf(OLD, "/web")
     evidence = {"x509_pem_cert": [pem(shown.certificate)], "x509_pem_cert_chain": [pem(*shown.chain[1:])]}
     admission = Admission(credentials=credentials_, now=SystemClock().now, evidence=lambda _: evidence)
-    context: Any = None
+    context: Any = Dialled()
     async with AsyncExitStack() as stack:
         with pytest.raises(Exception, match="no identity at present"):
             await stack.enter_async_context(admission.admitted(context))
         credentials_.set(credentials(OLD, OLD))
         for _ in range(MOST_STREAMS):
-            await stack.enter_async_context(admission.admitted(context))
+            peer = await stack.enter_async_context(admission.admitted(context))
+            assert peer.dials_from == "[::1]:40000"
         with pytest.raises(Exception, match="streams are open"):
             await stack.enter_async_context(admission.admitted(context))
         assert admission.refused == {"unauthenticated": 1, "too_many": 1}

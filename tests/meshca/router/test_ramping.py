@@ -186,7 +186,7 @@ async def test_a_refusal_by_a_proxy_sends_it_back(rig: Rig):
     delivery.set_target(wanted, rig.clock.now())
     peer = Peer(spiffe_id=account("frontend"), serial=1, not_after=rig.clock.now(), chain=(), bundles=BundleSet())
     proxy = Proxy(identity=peer.spiffe_id)
-    client = Client(peer=peer, proxy=proxy, node="n", dials_from="", since=rig.clock.now(), delivery=delivery)
+    client = Client(peer=peer, proxy=proxy, node="n", since=rig.clock.now(), delivery=delivery)
     rig.router.clients[1] = client
     assert (await rig.look()).ramped.canary.weight == 5
     Stream(envoy=Envoy(delta=True, bad={("http", 2)}), delivery=delivery, clock=rig.clock).run()
