@@ -136,12 +136,12 @@ class RouterLink:
 
     def own_ports(self) -> Iterator[tuple[str, int]]:
         """The ports that Envoy takes on 127.0.0.1 for what comes from the router, each with its name."""
+        everywhere = self.transparent.inbound_port if self.transparent else 0
         yield "the outbound port", self.outbound_port
-        if self.transparent:
-            yield "the inbound port", self.transparent.inbound_port
+        yield "the inbound port", everywhere
         for port, app_port in self.app_ports.items():
             is_redirected = self.transparent is not None and port == app_port  # then Envoy does not listen there itself
-            if self.address in {"", _LOOPBACK} and not is_redirected:
+            if (self.address in {"", _LOOPBACK} or port == everywhere) and not is_redirected:
                 yield f"the endpoint's port {port}", port
 
     def other_ports(self) -> Iterator[tuple[str, int]]:

@@ -113,6 +113,10 @@ def test_listeners_that_need_no_network_are_on_loopback_only():
             "the endpoint's port 8080 and for the application behind port 8443",
         ),
         (lambda: _routed(app_ports={8443: 8443}), "the endpoint's port 8443 and for the application behind port 8443"),
+        (
+            lambda: _routed(address="10.0.0.1", transparent=Transparent(), app_ports={15006: 8080}),
+            "for the inbound port and for the endpoint's port 15006",
+        ),
         (lambda: _routed(outbound_port=15010), "for the outbound port and for the routing server"),
         (lambda: _spec(inbound=(FULL.inbound[1], _hello(8445))), "listener name hello is used twice"),
     ],
