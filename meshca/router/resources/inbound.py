@@ -9,7 +9,7 @@ from dataclasses import replace
 from meshca.router.mesh.endpoints import Instance
 from meshca.router.mesh.objects import ServicePort
 from meshca.router.mesh.table import Service
-from meshca.router.resources.listeners import EVERYWHERE, LOOPBACK, Inbound
+from meshca.router.resources.listeners import EVERYWHERE, EVERYWHERE_6, LOOPBACK, Inbound
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.world import World
 from meshca.router.security.peering import strictest
@@ -22,7 +22,9 @@ def inbound_of(world: World, proxy: Proxy) -> Iterator[tuple[Inbound, Sequence[I
         if spec := _way_in(proxy, instance, port):
             found.setdefault(spec.port, (spec, []))[1].append(instance)
     for spec, callees in found.values():
-        yield replace(spec, mode=strictest(world.rules.mode(each, spec.port) for each in callees)), callees
+        modes = (world.rules.mode(each, spec.port) for each in callees)
+        is_also_6 = spec.address == EVERYWHERE and any(":" in each.address for each in callees)
+        yield replace(spec, mode=strictest(modes), address=EVERYWHERE_6 if is_also_6 else spec.address), callees
 
 
 def _called(world: World, proxy: Proxy) -> Iterator[tuple[Service, Instance, ServicePort]]:

@@ -41,6 +41,8 @@ HANDSHAKE_SECONDS = 15
 """Whoever has shown no certificate by then is cut off: Envoy itself would wait for ever."""
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - a sidecar is there to be reached; RBAC decides who gets through
+EVERYWHERE_6 = "::"
+"""By IPv4, too."""
 
 _SILENT = Reports()
 _HTTP = "envoy.filters.network.http_connection_manager"
@@ -96,6 +98,7 @@ def inbound(spec: Inbound, own: TrustDomain, sorts: Sorts, reports: Reports = _S
     alpn = ("h2", "http/1.1") if spec.protocol.is_http else ()
     made = Listener(name=f"{spec.name}{spec.address}", address=address(spec.address, spec.port))
     made.traffic_direction = 1  # INBOUND
+    made.address.socket_address.ipv4_compat = spec.address == EVERYWHERE_6
     if spec.mode is not MTLSMode.DISABLE:
         chain = made.filter_chains.add(filters=_inbound_filters(spec, sorts, reports))
         chain.transport_socket.CopyFrom(tls.from_anybody(own, alpn))

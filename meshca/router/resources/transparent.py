@@ -38,7 +38,7 @@ PASSTHROUGH = "PassthroughCluster"
 """Name of the cluster that leads to where a connection was going, as in Istio."""
 INBOUND = "inbound"
 """Name of the listener that takes redirected calls to the application."""
-LOOPBACK_6, EVERYWHERE_6 = "::1", "::"
+LOOPBACK_6 = "::1"
 
 Place = tuple[int, IPv4Address | IPv6Address]
 """A port at an address."""
@@ -89,7 +89,7 @@ def inbound(transparent: Transparent, anywhere: str, ways_in: Mapping[int, Liste
     """Takes calls to the application's own ports, each as its listener in `ways_in` would; closes all others."""
     made = Listener(name=INBOUND, address=address(anywhere, transparent.inbound_port))
     made.traffic_direction = 1  # INBOUND
-    _restore_destinations(made, EVERYWHERE_6 if transparent.ipv6 else "")
+    _restore_destinations(made, listeners.EVERYWHERE_6 if transparent.ipv6 else "")
     for port, way_in in ways_in.items():
         made.filter_chains.extend(_on(chain, chain.filter_chain_match, port) for chain in way_in.filter_chains)
     if inspected := {port for port, way_in in ways_in.items() if way_in.listener_filters}:

@@ -4,24 +4,21 @@ Rules: a policy that is broken and was never good closes its namespace: nobody k
 can not be read closes all of them: nobody knows which it was for.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import chain
-from typing import TypeGuard
 
 from meshca.router.directory import Files
 from meshca.router.mesh.endpoints import Instance
-from meshca.router.mesh.objects import Action, AuthorizationPolicy, Object, Origin, Parsed, PeerAuthentication, Problem
+from meshca.router.mesh.objects import Action, AuthorizationPolicy, Origin, Parsed, PeerAuthentication, Problem
 from meshca.router.mesh.state import State, following
 from meshca.router.parsing.kinds import Parser
 from meshca.router.resources.homes import loose
+from meshca.router.resources.oddities import oddities
 from meshca.router.resources.telemetry import telling
 from meshca.router.resources.world import Rules, World
 from meshca.router.security.peering import mode
 from meshca.router.security.policy import (
     ROOT_NAMESPACE,
     Policies,
-    applies,
     too_long,
 )
 from meshca.router.security.scope import may_call
@@ -41,49 +38,9 @@ def _read(files: Files, parser: Parser) -> Parsed:
 
 
 def understood(before: State, files: Files, parser: Parser, domain: str) -> State:
-    """The state after reading these files, with a warning for each policy, or mode of a port, that holds nowhere."""
+    """The state after reading these files, with a warning for what is written and most likely not meant."""
     state = following(before, _read(files, parser), domain)
-    return replace(state, warnings=(*state.warnings, *_idle(state)))
-
-
-def _idle(state: State) -> Iterator[Problem]:
-    """Policies whose selector no workload fulfils: with a slip in a label nothing is guarded, and nothing else would tell."""
-    selecting = [each for each in state.good.values() if _selects(each)]
-    having = _by_label(state) if selecting else {}
-    for each in selecting:
-        rarest = min((having.get(label, []) for label in each.selector.items()), key=len)
-        if not any(applies(each, workload.namespace, workload.labels) for workload in rarest):
-            yield _odd(each.origin, "spec.selector", "no workload has these labels: it holds nowhere")
-        elif isinstance(each, PeerAuthentication) and each.port_modes:
-            yield from _idle_ports(each, rarest)
-
-
-def _idle_ports(policy: PeerAuthentication, workloads: Iterable[Instance]) -> Iterator[Problem]:
-    """Modes of ports that no workload has which is selected: most likely somebody meant the service's."""
-    selected = (each for each in workloads if applies(policy, each.namespace, each.labels))
-    known = {port for each in selected for port in each.ports.values()}
-    only = f", only on {', '.join(map(str, sorted(known)))}" if known else ""
-    for port in sorted(policy.port_modes.keys() - known):
-        text = f"no workload with these labels is called on {port}{only}: it is the endpoint's port that counts, not the service's"
-        yield _odd(policy.origin, f"spec.portLevelMtls.{port}", text)
-
-
-def _odd(origin: Origin, where: str, text: str) -> Problem:
-    return Problem(file=origin.file, line=origin.line, label=origin.label, field=where, text=text)
-
-
-def _selects(each: Object) -> TypeGuard[AuthorizationPolicy | PeerAuthentication]:
-    return isinstance(each, AuthorizationPolicy | PeerAuthentication) and bool(each.selector)
-
-
-def _by_label(state: State) -> dict[tuple[str, str], list[Instance]]:
-    """All workloads by each of their labels: policies and workloads are many, and are read at each change."""
-    called = (each for service in state.table.services.values() for each in service.endpoints)
-    found: dict[tuple[str, str], list[Instance]] = {}
-    for workload in chain(called, loose(state.table, state.good.values())):
-        for label in workload.labels.items():
-            found.setdefault(label, []).append(workload)
-    return found
+    return replace(state, warnings=(*state.warnings, *oddities(state)))
 
 
 def policies_of(state: State) -> tuple[AuthorizationPolicy, ...]:

@@ -256,6 +256,13 @@ def test_what_a_proxy_says_narrows_and_never_widens(proxy: Proxy, listeners: set
     assert set(made.listeners) == {"outbound", *listeners}
 
 
+def test_a_proxy_that_does_not_say_where_it_is_listens_wherever_its_endpoints_are():
+    proxy = Proxy(identity=API, app_ports={80: 8080})
+    made = view(world(service("api", V1, replace(V1, address="fd00::1"))), proxy)
+    address = unpacked(made.listeners["inbound|80||::"], Listener).address.socket_address
+    assert (address.address, address.ipv4_compat) == ("::", True)
+
+
 def test_a_callee_takes_what_peer_authentication_says():
     for mode, chains in ((MTLSMode.STRICT, 1), (MTLSMode.PERMISSIVE, 2), (MTLSMode.DISABLE, 1)):
         made = view(

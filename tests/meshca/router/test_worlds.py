@@ -176,6 +176,56 @@ def test_a_policy_whose_selector_nobody_fulfils_is_warned_of():
     assert understood(State(), Files(texts={"a.yaml": SERVICE + policy}), Parser(OURS), "cluster.local").warnings == ()
 
 
+PLAIN = """\
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: plain, namespace: shop}
+spec: {mtls: {mode: MODE}}
+"""
+BY_CALLERS = """\
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: plain, namespace: shop}
+spec: {host: api, trafficPolicy: {tls: {mode: TLS}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        (SERVICE + PLAIN.replace("MODE", "DISABLE"), True),
+        (SERVICE + PLAIN.replace("MODE", "PERMISSIVE"), False),
+        (SERVICE + PLAIN.replace("MODE", "DISABLE") + BY_CALLERS.replace("TLS", "ISTIO_MUTUAL"), True),
+        (SERVICE + PLAIN.replace("MODE", "DISABLE") + BY_CALLERS.replace("TLS", "DISABLE"), False),
+        (SERVICE.replace("MESH_INTERNAL", "MESH_EXTERNAL") + PLAIN.replace("MODE", "DISABLE"), False),
+    ],
+    ids=["deaf", "both", "certificates all the same", "plaintext on both sides", "outside"],
+)
+def test_a_service_that_takes_plaintext_only_while_its_callers_show_certificates_is_warned_of(
+    text: str,
+    warned: bool,
+):
+    """Open connections go on, so it would look well until they end."""
+    state = understood(State(), Files(texts={"a.yaml": text}), Parser(OURS), "cluster.local")
+    assert ["takes plaintext only on 80" in each.text for each in state.warnings] == [True] * warned
+
+
+@pytest.mark.parametrize(("name", "warned"), [("http", 0), ("htpt", 1)])
+def test_a_number_for_a_port_that_no_service_has_is_warned_of(name: str, warned: int):
+    workload = f"""\
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: api, namespace: shop}}
+spec: {{address: 10.0.0.1, ports: {{{name}: 8443}}, labels: {{app: api}}, serviceAccount: api}}
+"""
+    chosen = "workloadSelector: {labels: {app: api}}"
+    texts = {"a.yaml": SERVICE.replace("endpoints: [{address: 10.0.0.1, serviceAccount: api}]", chosen) + workload}
+    warnings = understood(State(), Files(texts=texts), Parser(OURS), "cluster.local").warnings
+    assert [(each.label, each.field) for each in warnings] == [("WorkloadEntry shop/api", "spec.ports.htpt")] * warned
+
+
 def test_two_policies_of_one_name_that_differ_open_nothing_and_two_that_do_not_are_one():
     policy = POLICY.replace("METADATA", "{name: guard, namespace: shop}")
     texts = {
