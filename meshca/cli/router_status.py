@@ -43,7 +43,9 @@ def tables(found: dict[str, Any]) -> list[RenderableType]:
     lines: list[RenderableType] = [f"PROBLEM: {printable(each)}" for each in found["problems"]]
     ramps = found["canaries"]
     lines += [
-        f"PROBLEM: {printable(each['object'])}: {printable(each['problem'])}" for each in ramps if each["problem"]
+        f"PROBLEM: {printable(each['object'])}: {printable(each['problem'])}"
+        for each in ramps
+        if each["problem"] and each["problem"] not in found["problems"]
     ]
     lines += [f"warning: {printable(each)}" for each in found["warnings"]]
     cells = (

@@ -12,6 +12,7 @@ import pytest
 from meshca.cli.canary_status import follow
 from meshca.cli.exits import Exit, Failure
 from meshca.cli.options import Format
+from meshca.cli.router_status import tables
 from meshca.router.status import serve_status
 from tests.meshca.cli.conftest import Run
 from tests.support.ramps import ROUTE, SERVICES
@@ -280,3 +281,10 @@ def test_start_can_watch_what_it_started_and_nothing_before(canary: Run, tmp_pat
         stream = canary("start", "--to", "v2", "--watch", "--status-socket", str(path), "--output", "json")
     assert [json.loads(line)["phase"] for line in stream.out.splitlines()] == ["running", "promoted"]
     assert found.out.splitlines()[-1].startswith("06:40:20Z v2 promoted: asked 100 %")
+
+
+def test_what_is_wrong_with_the_file_of_a_ramp_is_told_once():
+    broken = "vs.yaml:41: VirtualService default/api-server: spec.hosts: required"
+    found = {"objects": 0, "problems": [broken], "warnings": [], "canaries": [said(problem=broken)], "proxies": []}
+    shown = [each for each in tables(found) if isinstance(each, str)]
+    assert [each for each in shown if "PROBLEM" in each] == [f"PROBLEM: {broken}"]
