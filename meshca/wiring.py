@@ -29,6 +29,7 @@ from meshca.clock import SystemClock
 from meshca.config import Config, read_passphrase
 from meshca.errors import CannotStart, Refused
 from meshca.hardening import harden
+from meshca.heap import settle_heap
 from meshca.http_api import check_address, serve_http
 from meshca.model import Selector
 from meshca.notify import Notify
@@ -39,7 +40,7 @@ from meshca.server.admin_socket import Admins, serve_admin
 from meshca.server.app import CAServer, Ports, Surroundings
 from meshca.server.chores import ticking
 from meshca.server.convert import entry_message
-from meshca.server.lifetime import Load, outlasting_calls, settle_heap, until_ready, until_told
+from meshca.server.lifetime import Load, outlasting_calls, until_ready, until_told
 from meshca.telemetry import Telemetry
 from sds.endpoint import Endpoint
 from sds.errors import SDSError

@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from prometheus_client import generate_latest
 
+from meshca.heap import settle_heap
 from meshca.http_api import serve_http
 from meshca.router.app import RouterSettings, Running, running_router
 from meshca.router.metrics import registry
@@ -40,6 +41,7 @@ async def _serve(settings: RouterSettings, http: HTTPPlace | None) -> None:
     with suppress(asyncio.CancelledError):
         async with running_router(settings) as running, _telling(running, settings, http):
             starting = None
+            settle_heap()
             _say(f"proxies       {settings.address}:{running.port} (xDS, mutual TLS)\nready")
             await told.wait()
 

@@ -4,7 +4,6 @@ It says `ready` once it can sign. SIGTERM and SIGINT end it, SIGHUP loads the co
 """
 
 import asyncio
-import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -26,17 +25,6 @@ TRY_AGAIN = 1.0
 
 LAST_WORDS = 1.0
 """Seconds for calls that were cut off to notice it."""
-
-
-_COLLECT_AFTER = 10_000, 20, 50
-"""Objects made until the young are looked at, and rounds until the older are. By Python's own 700, each chunk of leaves would be
-looked at a dozen times while it is made, and none of it is garbage."""
-
-
-def settle_heap() -> None:
-    """Once all is made that stays: let no garbage collection look at it again, and each hold up everybody for less, and less often."""
-    gc.freeze()
-    gc.set_threshold(*_COLLECT_AFTER)
 
 
 @asynccontextmanager

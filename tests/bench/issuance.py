@@ -25,8 +25,8 @@ from meshca.authority.issue import Issuer, Order
 from meshca.authority.recorder import Recorder
 from meshca.clock import SystemClock
 from meshca.csr import make_csr
+from meshca.heap import settle_heap
 from meshca.model import Issued, Slot
-from meshca.server.lifetime import settle_heap
 from tests.support.kernel import Kernel
 from tests.support.values import entry
 
