@@ -29,7 +29,7 @@ from meshca.csr import make_csr
 from meshca.demo.server import Server, register, running_server
 from meshca.proto import admin_pb2 as pb
 from tests.support.children import NOBODY
-from tests.support.command import meshca
+from tests.support.command import NO_HTTP, meshca
 from tests.support.pki import CA
 from tests.support.wait import until
 from tests.support.witness import witness
@@ -237,7 +237,7 @@ def up(directory: Path, workload: object = None) -> list[object]:
     """A command line that starts a server in a directory."""
     workload = workload or directory / "w.sock"
     sockets = ["--admin-socket", directory / "admin.sock", "--socket", f"w={workload}"]
-    return ["up", "--data-dir", directory / "data", *sockets]
+    return ["up", "--config", NO_HTTP, "--data-dir", directory / "data", *sockets]
 
 
 async def test_a_read_only_data_directory_is_named(tmp_path: Path):

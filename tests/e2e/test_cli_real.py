@@ -21,6 +21,7 @@ from meshca.demo.server import Server, running_server
 from spiffe import bundle_json
 from spiffe.id import TrustDomain
 from spiffe.x509svid import X509SVID
+from tests.support.command import NO_HTTP
 from tests.support.pki import CA
 from tests.support.wait import until
 
@@ -430,7 +431,8 @@ def test_the_admin_socket_of_up_is_that_of_the_file_before_that_of_the_environme
 
 
 def test_a_second_server_is_told_what_is_taken(meshca: Shell, tmp_path: Path):
-    second = ("up", "--data-dir", tmp_path / "fresh" / "data", "--admin-socket", tmp_path / "admin.sock")
+    own = ("--data-dir", tmp_path / "fresh" / "data", "--admin-socket", tmp_path / "admin.sock")
+    second = ("up", "--config", NO_HTTP, *own)
     code, text = meshca.refusal(*second, "--socket", f"default={meshca.server.sockets['default']}")
     assert (code, text.splitlines()[-1].endswith("a running server listens there")) == (Exit.FAILED, True), text
     code, text = meshca.refusal("up", "--config", meshca.server.directory / "meshca.toml")

@@ -4,7 +4,11 @@ import asyncio
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+NO_HTTP = Path(__file__).parents[1] / "vectors" / "no_http.toml"
+"""A configuration for servers that end before they serve: the port of http may be taken on the machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
