@@ -122,13 +122,14 @@ def _together(outcomes: Sequence[_Outcome]) -> Parsed:
         first = kept.setdefault(found.origin[2:], found) if found else None
         if found and first and first is not found:
             here, there = found.origin, first.origin
-            problems.append(_about(here, f"is there twice: that of {there.file}:{there.line} is used"))
             if isinstance(found, AuthorizationPolicy) and replace(found, origin=there) != first:
                 in_doubt.add(there[2:])  # nobody knows which of the two is meant to keep out whom
-                problems.append(
-                    _about(there, f"is there twice, and otherwise at {here.file}:{here.line}: neither is used")
-                )
-            warnings.append(_about(there, f"is there twice: this is used, not that of {here.file}:{here.line}"))
+                for one, other in ((here, there), (there, here)):
+                    text = f"is there twice, and otherwise at {other.file}:{other.line}: neither is used"
+                    problems.append(_about(one, text))
+            else:
+                problems.append(_about(here, f"is there twice: that of {there.file}:{there.line} is used"))
+                warnings.append(_about(there, f"is there twice: this is used, not that of {here.file}:{here.line}"))
     return Parsed(
         objects=tuple(each for key, each in kept.items() if key not in in_doubt),
         problems=tuple(sorted(problems, key=_place)),

@@ -14,6 +14,7 @@ from meshca.router.resources.listeners import EVERYWHERE, LOOPBACK, Inbound
 from meshca.router.resources.outbound import Outbound
 from meshca.router.resources.proxy import Proxy
 from meshca.router.resources.reporting import Reports
+from meshca.router.resources.world import origins
 from sds.xds.resource import Resource
 from sds.xds.wire import pack
 
@@ -44,7 +45,11 @@ def ways_out(proxy: Proxy, out: Outbound, reports: Reports) -> tuple[Way, ...]:
     return (
         Way(listener=listeners.outbound(port, reports), needs=out.needs),
         *(
-            Way(listener=listeners.outbound_tcp(key, LOOPBACK, key.port, reports), needs=frozenset({key.name}))
+            Way(
+                listener=listeners.outbound_tcp(key, LOOPBACK, key.port, reports),
+                needs=frozenset({key.name}),
+                origins=origins(out.services[key.host]),
+            )
             for key in tcp
         ),
     )

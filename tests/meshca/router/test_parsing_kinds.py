@@ -129,6 +129,16 @@ def test_of_two_objects_with_one_name_the_first_stays_and_both_are_told():
     ]
 
 
+def test_of_two_policies_with_one_name_that_differ_neither_is_said_to_be_used():
+    one, other = (istio("AuthorizationPolicy", f"{{action: {each}, rules: [{{}}]}}") for each in ("DENY", "ALLOW"))
+    parsed = read(one, other)
+    assert (parsed.objects, parsed.warnings) == ((), ())
+    assert list(map(str, parsed.problems)) == [
+        "1.yaml:1: AuthorizationPolicy default/a: is there twice, and otherwise at 2.yaml:1: neither is used",
+        "2.yaml:1: AuthorizationPolicy default/a: is there twice, and otherwise at 1.yaml:1: neither is used",
+    ]
+
+
 def test_objects_of_other_namespaces_and_broken_ones_are_no_doubles():
     spec = f"{{hosts: [a], http: [{{{ROUTE}}}]}}"
     parsed = read(

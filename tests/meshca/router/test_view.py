@@ -228,6 +228,7 @@ def test_a_tcp_service_has_a_listener_on_its_own_port_and_the_first_of_two_gets_
     made = view(world(db, other), Proxy(identity=FRONTEND))
     assert set(made.listeners) == {"outbound", "127.0.0.1_5432"}
     assert made.needs["127.0.0.1_5432"] == {"outbound|5432||db"}
+    assert made.listeners["127.0.0.1_5432"].proof == (db.origin,)
     assert not cluster_of(made, "outbound|5432||db").typed_extension_protocol_options
 
 
