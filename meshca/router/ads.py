@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -36,6 +36,9 @@ from spiffe.id import SpiffeID
 logger = logging.getLogger(__name__)
 
 Now = Callable[[], datetime]
+
+RETURN = timedelta(seconds=5)
+"""How long whoever lost its stream is taken to be about to have another."""
 
 
 class Pace(StrEnum):
@@ -88,6 +91,13 @@ class Router:
         self._proxyless = Proxyless(self._outbounds)
         self.clients: dict[int, Client] = {}
         self.sent: Counter[str] = Counter()
+        self._left: list[tuple[SpiffeID, datetime]] = []
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nobody is about to come back: of those whose stream ended a moment ago, each has another."""
+        self._forget_gone()
+        return not self._left
 
     @property
     def identities(self) -> frozenset[SpiffeID]:
@@ -119,6 +129,7 @@ class Router:
         client = Client(peer=peer, proxy=proxy, node=node.id, since=self._now(), delivery=delivery)
         number = next(self._numbers)
         self.clients[number] = client
+        self._welcome(peer.spiffe_id)
         logger.info("proxy connected", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
         feed = _Feed(client=client, worlds=self._worlds, view=self._view, sent=self.sent, now=self._now)
         try:
@@ -128,9 +139,21 @@ class Router:
                 follower.cancel()
         finally:
             del self.clients[number]
+            self._forget_gone()
+            self._left.append((peer.spiffe_id, self._now()))
             if peer.spiffe_id not in self.identities:
                 self._outbounds.forget(peer.spiffe_id)
             logger.info("proxy left", extra={"spiffe_id": str(peer.spiffe_id), "node": node.id})
+
+    def _forget_gone(self) -> None:
+        now = self._now()
+        self._left = [each for each in self._left if now < each[1] + RETURN]
+
+    def _welcome(self, identity: SpiffeID) -> None:
+        """One of this identity is back, or new."""
+        back = next((each for each in self._left if each[0] == identity), None)
+        if back:
+            self._left.remove(back)
 
     def _view(self, world: World, client: Client) -> View:
         if client.proxy.is_grpc:

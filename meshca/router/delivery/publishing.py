@@ -31,7 +31,7 @@ async def publish(wanted: Latest[World | None], worlds: Latest[World | None], ro
         for stage in stages(worlds.value, after, router.identities):
             worlds.set(stage)
             if stage is not after:
-                await _settled(router, wanted, seen)
+                await _settled(router, wanted, seen, narrows=not stage.hidden)
             if wanted.version != seen:
                 break
 
@@ -57,9 +57,14 @@ def _places(table: Table) -> frozenset[Place]:
     return frozenset[Place]().union(*(service.places for service in table.services.values()))
 
 
-async def _settled(router: Router, wanted: Latest[World | None], seen: int) -> None:
-    """Until all proxies have what holds now, or are late; not when there is news."""
+async def _settled(router: Router, wanted: Latest[World | None], seen: int, *, narrows: bool) -> None:
+    """Until all proxies have what holds now, or are late; not when there is news.
+
+    Before a callee ceases to listen (`narrows`), those count too whose streams have just ended: they still call it until they are back.
+    """
     waited = 0.0
-    while waited < PATIENCE_SECONDS and wanted.version == seen and not router.is_settled:
+    while waited < PATIENCE_SECONDS and wanted.version == seen:
+        if router.is_settled and (router.is_complete or not narrows):
+            return
         await asyncio.sleep(LOOK_SECONDS)
         waited += LOOK_SECONDS

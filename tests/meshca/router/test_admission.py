@@ -15,6 +15,7 @@ from meshca.router.admission import MOST_STREAMS, Admission
 from meshca.router.ads import Router
 from meshca.router.canary.loads import Asked, Loads, Wanted
 from meshca.router.canary.lrs import LoadReports
+from meshca.router.delivery.publishing import publish
 from meshca.router.delivery.target import CLUSTERS
 from meshca.router.directory import Files
 from meshca.router.identity import Credentials
@@ -223,3 +224,23 @@ async def test_each_refusal_is_counted_by_its_reason():
         with pytest.raises(Exception, match="streams are open"):
             await stack.enter_async_context(admission.admitted(context))
         assert admission.refused == {"unauthenticated": 1, "too_many": 1}
+
+
+async def test_a_callee_listens_until_those_are_back_whose_streams_have_just_ended():
+    """At the end of a rotation all streams end at once, and who comes back last calls by what it knew."""
+    wanted: Latest[World | None] = Latest(None)
+    async with served() as router:
+        caller = await router.proxy(OLD, "caller")
+        caller.stream.cancel()
+        await until(lambda: not router.router.clients)
+        publishing = asyncio.create_task(publish(wanted, router.worlds, router.router))
+        wanted.set(world(0))
+        await until(lambda: router.worlds.value and router.worlds.value.leaving)
+        await router.reporter(OLD, "other")  # meanwhile
+        assert router.worlds.value is not wanted.value
+        assert not router.router.is_complete
+        stream = (await router.channel(OLD, "caller")).stream_stream(STREAM, None, None)(wait_for_ready=True)
+        await stream.write(pb.DiscoveryRequest(type_url=CLUSTERS).SerializeToString())
+        await until(lambda: router.router.is_complete)
+        await until(lambda: router.worlds.value is wanted.value)
+        publishing.cancel()
