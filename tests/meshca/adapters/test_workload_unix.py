@@ -311,9 +311,9 @@ async def test_a_deleted_binary_has_a_hash_but_no_path_and_a_file_that_is_only_n
 
 @needs_root
 async def test_a_program_that_was_deleted_under_anothers_name_in_a_mount_namespace_of_its_own_does_not_get_that_path(
-    attestor: UnixAttestor, dial: Callable[..., Child], tmp_path: Path
+    attestor: UnixAttestor, dial: Callable[..., Child], public: Path
 ):
-    victim = tmp_path / "victim"
+    victim = public / "victim"
     shutil.copy(CAT, victim)
     victim.chmod(0o700)
     child = dial(str(victim), CAT, script=FORGER, program=_python_for_all(), user=NOBODY, group=NOBODY, extra_groups=[])
