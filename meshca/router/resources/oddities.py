@@ -97,14 +97,21 @@ def _deaf_ports(service: Service, peering: Iterable[PeerAuthentication]) -> Iter
 
 def _unknown_ports(state: State) -> Iterator[Problem]:
     """Workloads that give a number to a port by a name that none of their services has."""
+    naming = [each for each in state.good.values() if isinstance(each, WorkloadEntry) and each.endpoint.ports]
+    known = _port_names(state) if naming else {}
+    for each in naming:
+        names = known.get((each.origin.namespace, each.endpoint.address), set(each.endpoint.ports))
+        for name in sorted(each.endpoint.ports.keys() - names):
+            text = f"no service that selects it has a port of this name, only {', '.join(sorted(names))}"
+            yield _odd(each.origin, f"spec.ports.{name}", text)
+
+
+def _port_names(state: State) -> dict[tuple[str, str], set[str]]:
+    """Those of all services at a place, by its namespace and address. Of inline endpoints their reader knows the ports."""
     known: dict[tuple[str, str], set[str]] = {}
     for service in state.table.services.values():
-        names = {port.name for port in service.entry.ports}
-        for place in service.endpoints:
-            known.setdefault((place.namespace, place.address), set()).update(names)
-    for each in state.good.values():
-        if isinstance(each, WorkloadEntry) and each.endpoint.ports:
-            names = known.get((each.origin.namespace, each.endpoint.address), set(each.endpoint.ports))
-            for name in sorted(each.endpoint.ports.keys() - names):
-                text = f"no service that selects it has a port of this name, only {', '.join(sorted(names))}"
-                yield _odd(each.origin, f"spec.ports.{name}", text)
+        if service.entry.workload_selector:
+            names = {port.name for port in service.entry.ports}
+            for place in service.endpoints:
+                known.setdefault((place.namespace, place.address), set()).update(names)
+    return known
