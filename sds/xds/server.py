@@ -132,7 +132,8 @@ class _Door(Generic[_Caller]):
 
     admit: Admit[_Caller]
     open_feed: OpenFeed[_Caller]
-    first_seconds: float
+    first_seconds: float | None = None
+    """How long it may be open without a request; None where a `CallLimit` before it sees to that."""
 
     async def serve(
         self, session: _Session[_Ask], requests: AsyncIterator[_Ask], context: ServicerContext[Any, Any]
@@ -219,7 +220,7 @@ def secret_service(
     async def fetch(content: bytes, context: ServicerContext[Any, Any]) -> Response | None:
         return await ending_with_status(context, _fetch(open_once, content, context))
 
-    stream, delta = _methods(_Door(nullcontext, open_feed, FIRST_SECONDS), (SECRET,))
+    stream, delta = _methods(_Door(nullcontext, open_feed), (SECRET,))
     unary = grpc.unary_unary_rpc_method_handler(fetch, None, write_response)
     return grpc.method_handlers_generic_handler(
         "envoy.service.secret.v3.SecretDiscoveryService",
