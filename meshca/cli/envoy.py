@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from meshca.bootstrap import BootstrapSpec, Inbound, Outbound, RouterLink, Transparent, envoy_bootstrap
-from meshca.cli.options import Format, WorkloadSocket, given_address, refuse_idle, workload_endpoint
+from meshca.cli.options import MAX_PORT, Format, WorkloadSocket, address_option, refuse_idle, workload_endpoint
 from meshca.cli.output import as_yaml
 from meshca.errors import InvalidInput
 from meshca.model import ROUTER_PATH
@@ -50,7 +50,6 @@ BundleName = Annotated[
     str, typer.Option(help="SDS name of the bundle that judges peers: ROOTCA, or spiffe://trust-domain.")
 ]
 
-_MAX_PORT = 65535
 _NEEDED = {
     ("router",): ("trust_domain", "address", "outbound_port", "app", "access_log", "transparent"),
     ("transparent",): ("inbound_port", "ipv4_only", "pass_unknown"),
@@ -73,17 +72,9 @@ def bootstrap(
     outbound: Outbounds = None,
     router: Router = "",
     trust_domain: Annotated[str, typer.Option(help="With --router: whose routing server it must be.")] = "mesh.local",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            parser=given_address,
-            metavar="IP",
-            help="With --router: which of its workload's endpoints this is.",
-            show_default=False,
-        ),
-    ] = None,
+    address: Annotated[str | None, address_option("With --router: which of its workload's endpoints this is.")] = None,
     outbound_port: Annotated[
-        int, typer.Option(min=1, max=_MAX_PORT, help="With --router: where the application's calls go in.")
+        int, typer.Option(min=1, max=MAX_PORT, help="With --router: where the application's calls go in.")
     ] = 15001,
     app: Apps = None,
     access_log: Annotated[
@@ -101,7 +92,7 @@ def bootstrap(
     inbound_port: Annotated[
         int,
         typer.Option(
-            min=1, max=_MAX_PORT, help="With --transparent: where redirected calls to the application come in."
+            min=1, max=MAX_PORT, help="With --transparent: where redirected calls to the application come in."
         ),
     ] = 15006,
     ipv4_only: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meshca.cli.options import given_address, given_path
+from meshca.cli.options import address_option, given_path
 from meshca.cli.output import remark
 from meshca.errors import InvalidInput
 from meshca.model import router_names
@@ -41,15 +41,7 @@ def bootstrap(
     ],
     router: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the routing server is.")] = "127.0.0.1:15010",
     trust_domain: Annotated[str, typer.Option(help="Whose routing server it must be.")] = "mesh.local",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            parser=given_address,
-            metavar="IP",
-            help="Which of its workload's endpoints this is, for a server.",
-            show_default=False,
-        ),
-    ] = None,
+    address: Annotated[str | None, address_option("Which of its workload's endpoints this is, for a server.")] = None,
     node_id: Annotated[str, typer.Option(help="gRPC's node id; else the host name.", show_default=False)] = "",
 ) -> None:
     """Print the bootstrap (JSON) that GRPC_XDS_BOOTSTRAP names: routes from our routing server, mutual TLS with SVIDs from files.

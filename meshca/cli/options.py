@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from sds.endpoint import Endpoint
 from sds.errors import SDSError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:", re.ASCII)  # what makes a URI of a text; all else is a path
+MAX_PORT = 65535
 
 
 class Format(StrEnum):
@@ -39,6 +40,11 @@ def given_address(text: str) -> str:
         raise typer.BadParameter(
             f"{text!r} is not an IP address: write that of an endpoint, such as 10.0.0.1"
         ) from error
+
+
+def address_option(about: str) -> Any:
+    """The option that says which of its workload's endpoints somebody is."""
+    return typer.Option(parser=given_address, metavar="IP", help=about, show_default=False)
 
 
 def refuse_idle(context: typer.Context, needed: Mapping[tuple[str, ...], Iterable[str]]) -> None:

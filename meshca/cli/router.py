@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from meshca.cli.exits import Exit, Failure
-from meshca.cli.options import Format, Output, WorkloadSocket, workload_endpoint
+from meshca.cli.options import MAX_PORT, Format, Output, WorkloadSocket, workload_endpoint
 from meshca.cli.output import emit, remark, rows
 from meshca.cli.router_files import Domain, StatusSocket, read_state
 from meshca.errors import InvalidInput
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from meshca.router.explain import Explanation
     from meshca.router.mesh.objects import Problem
     from meshca.router.mesh.state import State
-
-MOST_PORT = 65535
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -85,7 +83,7 @@ def run(
 def _place(option: str, given: str, example: str) -> tuple[str, int]:
     """Address and port. Raises InvalidInput."""
     address, _, port = given.rpartition(":")
-    if not (address and port.isascii() and port.isdigit() and int(port) <= MOST_PORT):
+    if not (address and port.isascii() and port.isdigit() and int(port) <= MAX_PORT):
         raise InvalidInput(f"{option} {given!r} is not written ADDRESS:PORT, such as {example}")
     return address.strip("[]"), int(port)
 
