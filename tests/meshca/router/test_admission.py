@@ -12,7 +12,7 @@ from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest
 
 from meshca.clock import SystemClock
 from meshca.router.admission import MOST_STREAMS, Admission
-from meshca.router.ads import Router
+from meshca.router.ads import Now, Router
 from meshca.router.canary.loads import Asked, Loads, Wanted
 from meshca.router.canary.lrs import LoadReports
 from meshca.router.delivery.publishing import publish
@@ -37,6 +37,7 @@ from tests.support.wait import until
 NAME = "router.internal"
 STREAM = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
 REPORTS = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats"
+NOW = SystemClock().now
 OLD, NEW = CA.create("mesh.local"), CA.create("mesh.local")
 SIGNERS = {each.certificate: each.intermediate() for each in (OLD, NEW)}
 
@@ -61,13 +62,12 @@ def world(services: int) -> World:
 class Served:
     """A router's server and what it goes by, with clients of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Now) -> None:
         self.credentials: Latest[Credentials | None] = Latest(None)
         self.credentials.set(credentials(OLD, OLD))
         self.worlds: Latest[World | None] = Latest(None)
         self.worlds.set(world(1))
         self.loads = Loads()
-        now = SystemClock().now
         self.ads, self.lrs = (Admission(credentials=self.credentials, now=now) for _ in range(2))
         self.router = Router(worlds=self.worlds, admission=self.ads, now=now)
         self.reports = LoadReports(loads=self.loads, admission=self.lrs, may_report=lambda _, __: True, now=now)
@@ -123,8 +123,8 @@ class Proxy:
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[Served]:
-    made = Served()
+async def served(now: Now = NOW) -> AsyncIterator[Served]:
+    made = Served(now)
     made.loads.asked.set(Asked(wanted=frozenset({Wanted("outbound|80||service-0", "service-0")})))
     services = (made.router.service(), made.reports.service())
     async with serving(services, made.credentials, "127.0.0.1", 0) as made.port, made.clients:
@@ -229,7 +229,8 @@ async def test_each_refusal_is_counted_by_its_reason():
 async def test_a_callee_listens_until_those_are_back_whose_streams_have_just_ended():
     """At the end of a rotation all streams end at once, and who comes back last calls by what it knew."""
     wanted: Latest[World | None] = Latest(None)
-    async with served() as router:
+    began = SystemClock().now()
+    async with served(lambda: began) as router:  # time alone tells nobody that it is back
         caller = await router.proxy(OLD, "caller")
         caller.stream.cancel()
         await until(lambda: not router.router.clients)

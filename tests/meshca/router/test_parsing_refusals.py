@@ -52,6 +52,14 @@ spec:
     ]
 
 
+def test_an_address_that_holds_on_one_link_only_is_none():
+    """Python takes it, Envoy does not."""
+    ports = "ports: [{number: 80, name: http, protocol: HTTP}]"
+    spec = f"{{hosts: [a], {ports}, resolution: STATIC, endpoints: [{{address: 'fe80::1%eth0'}}]}}"
+    (problem,) = problems(istio("ServiceEntry", spec))
+    assert problem.endswith("spec.endpoints[0].address: 'fe80::1%eth0' is not an IP address")
+
+
 def test_a_flood_of_problems_is_cut_off():
     unknown = ", ".join(f"field{number}: 1" for number in range(5_000))
     assert len(problems(istio("VirtualService", f"{{hosts: [a], http: [{{{ROUTE}}}], {unknown}}}"))) == 100
